@@ -1,0 +1,304 @@
+//! A broker that only acknowledges: what is measured against it is the client.
+//!
+//! It speaks raw MQTT 3.1.1 on blocking sockets, one thread per connection, and answers all packets of one read with one
+//! write. It shares no code with the crate under test. Three topics are special:
+//!
+//! - a PUBLISH to `<x>/rpc` is answered, as a device would, by the same payload on `<x>/rpc/res`;
+//! - a PUBLISH to `flood/<n>` is answered by n PUBLISHes of 64 bytes on `flood/data`;
+//! - nothing else is delivered to anyone; it is counted, see [`NullBroker::wait_published`].
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::cores;
+
+const FLOOD_TOPIC: &str = "flood/data";
+const FLOOD_PAYLOAD: [u8; 64] = [b'x'; 64];
+const BUFFER: usize = 64 * 1024;
+
+/// On a core of its own a connection looks for more before it sleeps: the client then pays for its own packets and not for
+/// waking the broker, as with a broker on another machine.
+const SPIN: Duration = Duration::from_micros(500);
+
+/// A running broker; dropping it closes its connections and joins its threads.
+pub(crate) struct NullBroker {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    core: Option<usize>,
+    published: AtomicU64,
+    awaited: AtomicU64,
+    arrival: Condvar,
+    waiter: Mutex<()>,
+    stopping: AtomicBool,
+    sockets: Mutex<Vec<TcpStream>>,
+}
+
+impl NullBroker {
+    /// With a core, its threads run there and nowhere else.
+    pub(crate) fn start(core: Option<usize>) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
+        let address = listener.local_addr().expect("the bound address");
+        let shared = Arc::new(Shared {
+            core,
+            published: AtomicU64::new(0),
+            awaited: AtomicU64::new(u64::MAX),
+            arrival: Condvar::new(),
+            waiter: Mutex::new(()),
+            stopping: AtomicBool::new(false),
+            sockets: Mutex::new(Vec::new()),
+        });
+        let acceptor = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                if let Some(core) = shared.core {
+                    cores::pin_current_thread(&core.to_string());
+                }
+                accept(&listener, &shared);
+            }
+        });
+        Self { address, shared, acceptor: Some(acceptor) }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The number of PUBLISHes that have arrived so far, at any QoS.
+    pub(crate) fn published(&self) -> u64 {
+        self.shared.published.load(Ordering::SeqCst)
+    }
+
+    /// Blocks the calling thread until [`published`](Self::published) has reached `total`.
+    pub(crate) fn wait_published(&self, total: u64) {
+        let mut guard = self.shared.waiter.lock().expect("not poisoned");
+        self.shared.awaited.store(total, Ordering::SeqCst);
+        while self.published() < total {
+            guard = self.shared.arrival.wait(guard).expect("not poisoned");
+        }
+        self.shared.awaited.store(u64::MAX, Ordering::SeqCst);
+    }
+}
+
+impl Drop for NullBroker {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // `accept` cannot be interrupted, but it can be given a last connection to look at.
+        let _ = TcpStream::connect(self.address);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut connections = Vec::new();
+    for socket in listener.incoming().map_while(Result::ok) {
+        if shared.stopping.load(Ordering::SeqCst) {
+            break;
+        }
+        let Ok(handle) = socket.try_clone() else { break };
+        shared.sockets.lock().expect("not poisoned").push(handle);
+        let shared = Arc::clone(shared);
+        connections.push(thread::spawn(move || {
+            // A client that goes away ends its thread and nothing else.
+            let _ = Connection::new(socket, &shared).and_then(|mut connection| connection.run());
+        }));
+    }
+    for socket in shared.sockets.lock().expect("not poisoned").drain(..) {
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+    for connection in connections {
+        let _ = connection.join();
+    }
+}
+
+struct Connection<'a> {
+    socket: TcpStream,
+    shared: &'a Shared,
+    replies: Vec<u8>,
+    arrived: u64,
+}
+
+impl<'a> Connection<'a> {
+    fn new(socket: TcpStream, shared: &'a Shared) -> std::io::Result<Self> {
+        socket.set_nodelay(true)?;
+        socket.set_nonblocking(shared.core.is_some())?;
+        Ok(Self { socket, shared, replies: Vec::with_capacity(2 * BUFFER), arrived: 0 })
+    }
+
+    fn run(&mut self) -> std::io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        let mut filled = 0;
+        loop {
+            let read = self.read(&mut buffer[filled..])?;
+            if read == 0 {
+                return Ok(());
+            }
+            filled += read;
+            let mut taken = 0;
+            while let Some((header, length)) = frame(&buffer[taken..filled]) {
+                let start = taken + header;
+                self.answer(buffer[taken], &buffer[start..start + length])?;
+                taken = start + length;
+            }
+            buffer.copy_within(taken..filled, 0);
+            filled -= taken;
+            if filled == buffer.len() {
+                buffer.resize(2 * filled, 0);
+            }
+            self.flush()?;
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.shared.core.is_some() {
+            let start = Instant::now();
+            while start.elapsed() < SPIN {
+                match self.socket.read(buffer) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
+                    done => return done,
+                }
+            }
+            self.socket.set_nonblocking(false)?;
+            let done = self.socket.read(buffer);
+            self.socket.set_nonblocking(true)?;
+            return done;
+        }
+        self.socket.read(buffer)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.arrived > 0 {
+            let arrived = std::mem::take(&mut self.arrived);
+            let total = self.shared.published.fetch_add(arrived, Ordering::SeqCst) + arrived;
+            if total >= self.shared.awaited.load(Ordering::SeqCst) {
+                drop(self.shared.waiter.lock());
+                self.shared.arrival.notify_all();
+            }
+        }
+        if !self.replies.is_empty() {
+            write_all(&self.socket, &self.replies)?;
+            self.replies.clear();
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, first: u8, body: &[u8]) -> std::io::Result<()> {
+        match first >> 4 {
+            1 => self.replies.extend_from_slice(&[0x20, 2, 0, 0]),
+            3 => self.publish(first, body)?,
+            6 => self.replies.extend_from_slice(&[0x70, 2, body[0], body[1]]),
+            8 => self.subscribe(body),
+            10 => self.replies.extend_from_slice(&[0xB0, 2, body[0], body[1]]),
+            12 => self.replies.extend_from_slice(&[0xD0, 0]),
+            14 => self.socket.shutdown(Shutdown::Both)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, first: u8, body: &[u8]) -> std::io::Result<()> {
+        self.arrived += 1;
+        let (topic, rest) = body[2..].split_at(length(body));
+        let payload = match (first >> 1) & 3 {
+            0 => rest,
+            qos => {
+                let ack = if qos == 1 { 0x40 } else { 0x50 };
+                self.replies.extend_from_slice(&[ack, 2, rest[0], rest[1]]);
+                &rest[2..]
+            }
+        };
+        if topic.ends_with(b"/rpc") {
+            encode_publish(&mut self.replies, &[topic, b"/res"], payload);
+        } else if let Some(count) = topic.strip_prefix(b"flood/") {
+            let count = std::str::from_utf8(count).ok().and_then(|digits| digits.parse().ok());
+            self.flood(count.unwrap_or(0))?;
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, body: &[u8]) {
+        let (id, mut filters) = body.split_at(2);
+        let header = self.replies.len();
+        self.replies.extend_from_slice(&[0x90, 0, id[0], id[1]]);
+        let mut granted = 2;
+        while !filters.is_empty() {
+            let qos = 2 + length(filters);
+            self.replies.push(filters[qos]);
+            filters = &filters[qos + 1..];
+            granted += 1;
+        }
+        // The length may take two bytes: a hundred filters in one SUBSCRIBE are nothing unusual.
+        let mut encoded = Vec::new();
+        encode_length(&mut encoded, granted);
+        self.replies.splice(header + 1..header + 2, encoded);
+    }
+
+    fn flood(&mut self, mut count: usize) -> std::io::Result<()> {
+        self.flush()?;
+        let mut batch = Vec::with_capacity(BUFFER);
+        encode_publish(&mut batch, &[FLOOD_TOPIC.as_bytes()], &FLOOD_PAYLOAD);
+        let packet = batch.len();
+        let per_batch = BUFFER / packet;
+        let batch = batch.repeat(per_batch);
+        while count > 0 {
+            let now = count.min(per_batch);
+            write_all(&self.socket, &batch[..now * packet])?;
+            count -= now;
+        }
+        Ok(())
+    }
+}
+
+fn write_all(mut socket: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The sizes of the fixed header and of the rest of the packet, once all of it has arrived.
+fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
+    let mut length = 0;
+    for (index, byte) in bytes.iter().skip(1).take(4).enumerate() {
+        length |= usize::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            let header = index + 2;
+            return (bytes.len() >= header + length).then_some((header, length));
+        }
+    }
+    None
+}
+
+fn length(bytes: &[u8]) -> usize {
+    usize::from(u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
+fn encode_length(out: &mut Vec<u8>, mut length: usize) {
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+}
+
+fn encode_publish(out: &mut Vec<u8>, topic: &[&[u8]], payload: &[u8]) {
+    let topic_length: usize = topic.iter().map(|part| part.len()).sum();
+    out.push(0x30);
+    encode_length(out, 2 + topic_length + payload.len());
+    out.extend_from_slice(&(topic_length as u16).to_be_bytes());
+    topic.iter().for_each(|part| out.extend_from_slice(part));
+    out.extend_from_slice(payload);
+}

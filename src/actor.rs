@@ -1,0 +1,302 @@
+//! The task that owns the connection. It carries: commands and bytes into the session, bytes and deadlines out of it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep_until, Instant, Sleep};
+
+use crate::command::{Command, Notice, Reply};
+use crate::connection::Connection;
+use crate::options::Options;
+use crate::reconnect::Lost;
+use crate::session::Session;
+use crate::state::State;
+use crate::stats::Counters;
+use crate::Error;
+
+pub(crate) struct Actor {
+    options: Arc<Options>,
+    client_id: Arc<str>,
+    session: Session,
+    commands: mpsc::Receiver<Command>,
+    notices: mpsc::UnboundedReceiver<Notice>,
+    state: watch::Sender<State>,
+    counters: Arc<Counters>,
+    link: Link,
+    /// Connections that were lost or not made, one after the other.
+    failures: u32,
+    /// Whoever waits for the first connection; its failure is then the end.
+    first: Option<Reply<()>>,
+    was_connected: bool,
+    timer: Pin<Box<Sleep>>,
+    /// Why it ends, where nobody asked for that.
+    end: Option<Error>,
+    /// Kept between polls for its memory only.
+    batch: Vec<Command>,
+}
+
+enum Link {
+    Dialing(Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send>>),
+    Up { connection: Box<Connection>, since: Instant, undecoded: bool },
+    Waiting { until: Instant },
+}
+
+/// What the handle keeps of the channels.
+pub(crate) struct Lanes {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) notices: mpsc::UnboundedSender<Notice>,
+    pub(crate) state: watch::Receiver<State>,
+}
+
+/// Commands on their way; more wait with their senders.
+const COMMANDS: usize = 16_384;
+/// Commands taken in one turn.
+const BATCH: usize = 256;
+/// Packets handled in one turn, well below the default capacity of a stream: then subscribers get theirs.
+const PACKETS: usize = 512;
+/// Turns before other tasks get theirs.
+const TURNS: usize = 16;
+
+impl Actor {
+    /// `first` is told of the first connection; without it the agent keeps trying from the start.
+    pub(crate) fn pair(options: Arc<Options>, counters: Arc<Counters>, first: Option<Reply<()>>) -> (Self, Lanes) {
+        let (commands, commands_in) = mpsc::channel(COMMANDS);
+        let (notices, notices_in) = mpsc::unbounded_channel();
+        let (state, state_out) = watch::channel(State::Connecting);
+        let client_id: Arc<str> = options.effective_client_id().into();
+        let actor = Self {
+            session: Session::new(&options, counters.clone(), notices.clone()),
+            link: Link::dial(&options, &client_id),
+            options,
+            client_id,
+            commands: commands_in,
+            notices: notices_in,
+            state,
+            counters,
+            failures: 0,
+            first,
+            was_connected: false,
+            timer: Box::pin(sleep_until(Instant::now())),
+            end: None,
+            batch: Vec::new(),
+        };
+        (actor, Lanes { commands, notices, state: state_out })
+    }
+
+    pub(crate) async fn run(mut self) {
+        std::future::poll_fn(|cx| self.poll(cx)).await;
+        self.finish().await;
+    }
+
+    /// Ready when the agent is at its end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut packets = PACKETS;
+        for _ in 0..TURNS {
+            let now = Instant::now();
+            // Who left is noted first: nothing is sent for a caller that is gone.
+            let mut progress = self.poll_notices(cx, now);
+            progress |= self.poll_commands(cx, now);
+            match self.poll_link(cx, &mut packets, now) {
+                Ok(moved) => progress |= moved,
+                Err(error) => match self.handle_lost(error, now) {
+                    true => progress = true,
+                    false => return Poll::Ready(()),
+                },
+            }
+            if self.session.is_finished(now) {
+                return Poll::Ready(());
+            }
+            if packets == 0 {
+                break;
+            }
+            if !progress && self.poll_timer(cx, now).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_notices(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut progress = false;
+        while let Poll::Ready(Some(notice)) = self.notices.poll_recv(cx) {
+            if matches!(notice, Notice::Close(_)) {
+                // What was called before the end was accepted before it.
+                self.commands.close();
+                while let Ok(command) = self.commands.try_recv() {
+                    self.session.handle_command(command, now);
+                }
+            }
+            self.session.handle_notice(notice, now);
+            progress = true;
+        }
+        progress
+    }
+
+    fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if self.session.is_closing() || !self.session.has_room() {
+            return false;
+        }
+        match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
+            Poll::Pending => false,
+            Poll::Ready(0) => {
+                tracing::debug!("the last handle was dropped");
+                self.session.handle_abandoned(now + self.options.timeout);
+                true
+            }
+            Poll::Ready(_) => {
+                for command in self.batch.drain(..) {
+                    self.session.handle_command(command, now);
+                }
+                true
+            }
+        }
+    }
+
+    /// Moves the connection on by what can be done without waiting. An error means that it is lost.
+    fn poll_link(&mut self, cx: &mut Context<'_>, packets: &mut usize, now: Instant) -> Result<bool, Error> {
+        match &mut self.link {
+            Link::Waiting { until } if *until > now => {
+                self.session.handle_timeout(now)?;
+                Ok(false)
+            }
+            Link::Waiting { .. } => {
+                self.state.send_replace(State::Connecting);
+                self.link = Link::dial(&self.options, &self.client_id);
+                Ok(true)
+            }
+            Link::Dialing(dialing) => match dialing.as_mut().poll(cx) {
+                Poll::Pending => {
+                    self.session.handle_timeout(now)?;
+                    Ok(false)
+                }
+                Poll::Ready(connection) => {
+                    self.handle_connected(connection?, now);
+                    Ok(true)
+                }
+            },
+            Link::Up { connection, undecoded, .. } => {
+                let mut progress = poll_input(&mut self.session, connection, undecoded, packets, cx, now)?;
+                self.session.handle_timeout(now)?;
+                self.session.poll_transmit(&connection.codec, &mut connection.output, now);
+                while !connection.output.is_empty() {
+                    let Poll::Ready(written) = connection.poll_write(cx) else { break };
+                    self.session.handle_written(written?, now);
+                    progress = true;
+                }
+                Ok(progress)
+            }
+        }
+    }
+
+    fn handle_connected(&mut self, connection: Connection, now: Instant) {
+        let session_present = connection.session_present;
+        tracing::info!(broker = self.options.address(), session_present, "connected");
+        if std::mem::replace(&mut self.was_connected, true) {
+            self.counters.reconnects().add(1);
+        }
+        self.session.handle_connected(session_present, now);
+        self.link = Link::Up { connection: Box::new(connection), since: now, undecoded: true };
+        self.state.send_replace(State::Connected { session_present });
+        if let Some(first) = self.first.take() {
+            first.send(Ok(()));
+        }
+    }
+
+    /// The connection is lost or was not made; whether to try again.
+    fn handle_lost(&mut self, error: Error, now: Instant) -> bool {
+        tracing::info!(broker = self.options.address(), %error, "not connected");
+        if let Link::Up { since, .. } = self.link {
+            if now - since >= Lost::STABLE {
+                self.failures = 0;
+            }
+        }
+        self.session.handle_disconnected(now);
+        self.failures = self.failures.saturating_add(1);
+        let lost = Lost { reason: error.clone(), attempt: self.failures };
+        let delay = match self.first.is_some() {
+            true => None,
+            false => self.options.reconnect.delay(&lost),
+        };
+        if let Some(first) = self.first.take() {
+            first.send(Err(error.clone()));
+        }
+        let Some(retry_at) = delay.and_then(|delay| now.checked_add(delay)) else {
+            self.link = Link::Waiting { until: now };
+            self.end = Some(error);
+            return false;
+        };
+        self.link = Link::Waiting { until: retry_at };
+        self.state.send_replace(State::Disconnected { reason: error, retry_at });
+        true
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        let retry = match self.link {
+            Link::Waiting { until } => Some(until),
+            _ => None,
+        };
+        let Some(at) = self.session.poll_timeout().into_iter().chain(retry).min() else { return Poll::Pending };
+        if at <= now {
+            return Poll::Ready(());
+        }
+        // A timer that fires early only causes another look; moving it for each packet would cost more.
+        if self.timer.deadline() > at || self.timer.is_elapsed() || self.timer.deadline() <= now {
+            self.timer.as_mut().reset(at);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+
+    /// In this order: a sender that races with the end sees its command answered or its lane closed, never silence.
+    async fn finish(mut self) {
+        self.commands.close();
+        while self.commands.try_recv().is_ok() {}
+        let (replies, unfinished) = self.session.finish();
+        if let Link::Up { connection, .. } = self.link {
+            connection.shutdown().await;
+        }
+        self.state.send_replace(State::Closed { reason: self.end });
+        for reply in replies {
+            reply.send(Ok(unfinished));
+        }
+    }
+}
+
+/// Reads once and hands on what came; a large batch is left for the next turn.
+fn poll_input(
+    session: &mut Session,
+    connection: &mut Connection,
+    undecoded: &mut bool,
+    packets: &mut usize,
+    cx: &mut Context<'_>,
+    now: Instant,
+) -> Result<bool, Error> {
+    if !session.wants_read() {
+        return Ok(false);
+    }
+    if !*undecoded {
+        let Poll::Ready(read) = connection.poll_read(cx) else { return Ok(false) };
+        read?;
+        session.handle_received(now);
+    }
+    while *packets > 0 {
+        let Some(inbound) = connection.codec.decode(&mut connection.input)? else {
+            *undecoded = false;
+            return Ok(true);
+        };
+        session.handle_inbound(inbound, now)?;
+        *packets -= 1;
+    }
+    *undecoded = true;
+    Ok(true)
+}
+
+impl Link {
+    fn dial(options: &Arc<Options>, client_id: &Arc<str>) -> Self {
+        let (options, client_id) = (options.clone(), client_id.clone());
+        Self::Dialing(Box::pin(async move { Connection::open(&options, &client_id).await }))
+    }
+}

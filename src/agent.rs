@@ -1,0 +1,347 @@
+//! The handle: each method checks, sends one command, awaits one reply.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::actor::{Actor, Lanes};
+use crate::call::Terms;
+use crate::collect::{Collect, FAR};
+use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
+use crate::options::{Offline, Options};
+use crate::publish::Publish;
+use crate::request::Request;
+use crate::state::State;
+use crate::stats::{Counters, Stats};
+use crate::subscribe::{IntoFilters, Subscribe};
+use crate::{Error, QoS, Topic};
+
+/// A handle to one connection to a broker, kept for the life of the process.
+///
+/// It is cheap to clone and may be used from any task or thread: hand clones to request handlers, workers and
+/// background tasks. All of them share one connection, one set of subscriptions and one set of limits.
+///
+/// When the last handle is dropped, what was accepted is still sent and acknowledged (for at most the agent's
+/// [`timeout`](Options::timeout)), then the agent disconnects. A [`Subscription`](crate::Subscription) is no handle; a
+/// call that is being awaited is.
+#[derive(Clone)]
+pub struct Agent {
+    shared: Arc<Shared>,
+}
+
+/// What all clones of a handle have in common.
+pub(crate) struct Shared {
+    pub(crate) lanes: Lanes,
+    options: Arc<Options>,
+    counters: Arc<Counters>,
+    requests: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn is_connected(&self) -> bool {
+        self.lanes.state.borrow().is_connected()
+    }
+}
+
+impl Terms {
+    pub(crate) fn new(offline: Offline, timeout: Duration) -> Self {
+        Self { offline, deadline: Instant::now() + timeout.min(FAR) }
+    }
+}
+
+impl Agent {
+    /// Connects to a broker, given as a URL or as [`Options`], and returns once the broker has accepted (CONNACK).
+    ///
+    /// From then on the agent reconnects by itself whenever the connection is lost.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), mqtt_agent::Error> {
+    /// let agent = mqtt_agent::Agent::connect("mqtt://localhost").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the attempt; nothing is left behind.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions) before anything is dialled,
+    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) with the broker's reason,
+    /// [`ErrorKind::Connection`](crate::ErrorKind::Connection) if it cannot be reached,
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) after the [`connect_timeout`](Options::connect_timeout). The
+    /// first failure is returned; only [`connect_lazy`](Self::connect_lazy) tries again.
+    pub async fn connect<O>(options: O) -> Result<Self, Error>
+    where
+        O: TryInto<Options>,
+        O::Error: Into<Error>,
+    {
+        let (first, connected) = Reply::channel();
+        let agent = Self::start(options.try_into().map_err(Into::into)?, Some(first))?;
+        connected.await.unwrap_or_else(|_| Err(Error::closed()))?;
+        Ok(agent)
+    }
+
+    /// Returns at once and connects in the background, trying again until it succeeds: for a service that starts
+    /// before its broker does. Calls meanwhile do what their [`Offline`] says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions);
+    /// [`ErrorKind::NoRuntime`](crate::ErrorKind::NoRuntime) outside of a Tokio runtime.
+    pub fn connect_lazy<O>(options: O) -> Result<Self, Error>
+    where
+        O: TryInto<Options>,
+        O::Error: Into<Error>,
+    {
+        Self::start(options.try_into().map_err(Into::into)?, None)
+    }
+
+    /// Options to set, from a URL: see [`Options::from_url`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::from_url`].
+    pub fn builder(url: &str) -> Result<Options, Error> {
+        Options::from_url(url)
+    }
+
+    fn start(options: Options, first: Option<Reply<()>>) -> Result<Self, Error> {
+        options.check()?;
+        let runtime = Handle::try_current().map_err(|_| Error::no_runtime())?;
+        let options = Arc::new(options);
+        let counters = Arc::new(Counters::default());
+        let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), first);
+        runtime.spawn(actor.run());
+        Ok(Self { shared: Arc::new(Shared { lanes, options, counters, requests: AtomicU64::new(0) }) })
+    }
+
+    /// Publishes a message.
+    ///
+    /// Awaited, it returns when the message is written to the socket (QoS 0), acknowledged by PUBACK (QoS 1, the
+    /// default) or completed by PUBCOMP (QoS 2). An accepted QoS 1 or 2 message is sent again after a reconnect, in its
+    /// first order, until it is acknowledged or its deadline has passed.
+    ///
+    /// Without a connection it does what its [`offline`](Publish::offline) says: by default it waits for one until its
+    /// deadline.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// agent.publish("devices/42/led", "on").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// A message whose call is dropped before it was sent is not sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::outcome`] tells whether it is safe to try again. Kinds:
+    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic), [`TooLarge`](crate::ErrorKind::TooLarge),
+    /// [`Timeout`](crate::ErrorKind::Timeout), [`Offline`](crate::ErrorKind::Offline),
+    /// [`QueueFull`](crate::ErrorKind::QueueFull), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before it
+    /// was written), [`Closed`](crate::ErrorKind::Closed).
+    pub fn publish<T>(&self, topic: T, payload: impl Into<Bytes>) -> Publish
+    where
+        T: TryInto<Topic>,
+        T::Error: Into<Error>,
+    {
+        Publish::new(self.clone(), topic.try_into().map_err(Into::into), payload.into())
+    }
+
+    /// Hands a QoS 0 message over without waiting for anything: returns when it is queued, and nobody hears of its
+    /// outcome. [`Publish::try_send`] does the same with other settings. Without a connection it stays queued for the
+    /// next one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull): more than
+    /// [`max_queued`](Options::max_queued) messages wait. The new message is the one refused.
+    pub fn try_publish<T>(&self, topic: T, payload: impl Into<Bytes>) -> Result<(), Error>
+    where
+        T: TryInto<Topic>,
+        T::Error: Into<Error>,
+    {
+        self.publish(topic, payload).qos(QoS::AtMostOnce).try_send()
+    }
+
+    /// Subscribes to one filter or several, as one [`Subscription`](crate::Subscription): a stream of their messages.
+    ///
+    /// Awaited, it returns when the broker has confirmed all of them (SUBACK), at once where the agent holds them
+    /// already: however many subscribers a filter has, the broker sees one. Without a connection it does what its
+    /// [`offline`](Subscribe::offline) says.
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped leaves no subscription behind.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidFilter`](crate::ErrorKind::InvalidFilter),
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) (no filter, a capacity out of bounds),
+    /// [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) naming the filter, whereupon the others are
+    /// given up too, [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), [`ErrorKind::Offline`](crate::ErrorKind::Offline),
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
+    pub fn subscribe(&self, filters: impl IntoFilters) -> Subscribe {
+        Subscribe::new(self.clone(), filters.into_filters())
+    }
+
+    /// Subscribes, waits for `count` messages or until `timeout` has passed, and unsubscribes.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let readings = match agent.collect("sensors/+/temp", 10, Duration::from_secs(5)).await {
+    ///     Ok(readings) => readings,
+    ///     Err(error) if error.is_timeout() => error.into_messages(), // what came in time
+    ///     Err(error) => return Err(error),
+    /// };
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped leaves no subscription behind; what came so far is lost with it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with what came in [`Error::messages`];
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a count of 0; those of
+    /// [`subscribe`](Self::subscribe).
+    pub fn collect(&self, filters: impl IntoFilters, count: usize, timeout: Duration) -> Collect {
+        Collect::new(self.subscribe(filters), count, timeout)
+    }
+
+    /// Calls a device: publishes a message and awaits its reply.
+    ///
+    /// The reply filter is subscribed, and confirmed, before the message leaves; it stays subscribed for the agent's
+    /// [`reply_linger`](Options::reply_linger) after the last call, so the second call to a device costs one round
+    /// trip. A reconnect in the middle of a call does not end it.
+    ///
+    /// Without a connection it does what its [`offline`](Request::offline) says.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// let pong = agent
+    ///     .request("dev/42/rpc", r#"{"id":1,"method":"RPC.Ping"}"#)
+    ///     .reply_to("dev/42/rpc/res")
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped frees its place at once; a request that was not sent is not sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if no reply came, with [`Error::outcome`] telling whether the
+    /// request left; [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the
+    /// reply filter; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) without a
+    /// [`reply_to`](Request::reply_to); those of [`publish`](Self::publish).
+    pub fn request<T>(&self, topic: T, payload: impl Into<Bytes>) -> Request
+    where
+        T: TryInto<Topic>,
+        T::Error: Into<Error>,
+    {
+        Request::new(self.clone(), topic.try_into().map_err(Into::into), payload.into())
+    }
+
+    /// Whether there is a connection now.
+    pub fn is_connected(&self) -> bool {
+        self.shared.is_connected()
+    }
+
+    /// The state of the connection, to look at or to wait for a change of.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) {
+    /// let mut state = agent.state();
+    /// let _ = state.wait_for(|state| state.is_connected()).await;
+    /// # }
+    /// ```
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.shared.lanes.state.clone()
+    }
+
+    /// What the agent has done and holds.
+    pub fn stats(&self) -> Stats {
+        self.shared.counters.snapshot()
+    }
+
+    /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Returns what was not
+    /// finished; the callers of that got their errors. Without a connection it waits for one, within the same time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this does not stop the end.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the agent had ended before.
+    pub async fn drain(&self, timeout: Duration) -> Result<Unfinished, Error> {
+        self.end(Some(Instant::now() + timeout.min(FAR))).await
+    }
+
+    /// Disconnects now: everything that waits gets an error, then the broker a DISCONNECT. Closing twice is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this does not stop the end.
+    pub async fn close(&self) {
+        // Only an agent that has ended answers with an error.
+        let _ = self.end(None).await;
+    }
+
+    async fn end(&self, drain_until: Option<Instant>) -> Result<Unfinished, Error> {
+        let (reply, answer) = Reply::channel();
+        let close = Notice::Close(Close { drain_until, reply });
+        self.shared.lanes.notices.send(close).map_err(|_| Error::closed())?;
+        answer.await.unwrap_or_else(|_| Err(Error::closed()))
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    pub(crate) fn counters(&self) -> Arc<Counters> {
+        self.shared.counters.clone()
+    }
+
+    pub(crate) fn into_shared(self) -> Arc<Shared> {
+        self.shared
+    }
+
+    pub(crate) fn next_request(&self) -> RequestId {
+        RequestId(self.shared.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn try_command(&self, command: Command) -> Result<(), Error> {
+        self.shared.lanes.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => Error::queue_full(),
+            TrySendError::Closed(_) => Error::closed(),
+        })
+    }
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent")
+            .field("options", &self.shared.options)
+            .field("state", &*self.shared.lanes.state.borrow())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,125 @@
+//! The way of every call: one command to the actor, one answer back.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{ready, Context, Poll};
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
+use tokio::time::{timeout_at, Instant};
+
+use crate::agent::Shared;
+use crate::command::Command;
+use crate::options::Offline;
+use crate::Error;
+
+/// A call that starts when it is first polled. Dropping it withdraws what was not sent.
+pub(crate) struct Call<T> {
+    stage: Stage<T>,
+}
+
+type Answer<T> = oneshot::Receiver<Result<T, Error>>;
+
+enum Stage<T> {
+    Refused(Error),
+    Start {
+        shared: Arc<Shared>,
+        command: Command,
+        answer: Answer<T>,
+        terms: Terms,
+    },
+    /// The lane to the actor is full.
+    Queueing {
+        sending: Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>,
+        answer: Answer<T>,
+        _open: Arc<Shared>,
+    },
+    /// `_open` keeps the agent from closing for want of handles.
+    Waiting {
+        answer: Answer<T>,
+        _open: Arc<Shared>,
+    },
+    Done,
+}
+
+/// What a call agrees to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) offline: Offline,
+    pub(crate) deadline: Instant,
+}
+
+impl<T> Call<T> {
+    pub(crate) fn new(shared: Arc<Shared>, command: Command, answer: Answer<T>, terms: Terms) -> Self {
+        Self { stage: Stage::Start { shared, command, answer, terms } }
+    }
+
+    /// A call whose arguments cannot be used.
+    pub(crate) fn refused(error: Error) -> Self {
+        Self { stage: Stage::Refused(error) }
+    }
+
+    /// Whether the actor may know of it, so that it has to be told when the caller leaves.
+    pub(crate) fn is_under_way(&self) -> bool {
+        matches!(self.stage, Stage::Queueing { .. } | Stage::Waiting { .. })
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
+        loop {
+            match &mut self.stage {
+                Stage::Waiting { answer, .. } => {
+                    let answer = ready!(Pin::new(answer).poll(cx));
+                    self.stage = Stage::Done;
+                    return Poll::Ready(answer.unwrap_or_else(|_| Err(Error::closed())));
+                }
+                Stage::Queueing { sending, .. } => {
+                    let sent = ready!(sending.as_mut().poll(cx));
+                    self.handle_queued(sent);
+                }
+                Stage::Start { .. } => self.start(),
+                Stage::Refused(_) => {
+                    if let Stage::Refused(error) = std::mem::replace(&mut self.stage, Stage::Done) {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                // Polled after it was ready.
+                Stage::Done => return Poll::Pending,
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        let Stage::Start { shared, command, answer, terms } = std::mem::replace(&mut self.stage, Stage::Done) else {
+            return;
+        };
+        self.stage = match shared.lanes.commands.try_send(command) {
+            Ok(()) => Stage::Waiting { answer, _open: shared },
+            Err(TrySendError::Closed(_)) => Stage::Refused(Error::closed()),
+            Err(TrySendError::Full(_)) if terms.offline == Offline::Queue => Stage::Refused(Error::queue_full()),
+            Err(TrySendError::Full(_)) if terms.offline == Offline::Fail && !shared.is_connected() => {
+                Stage::Refused(Error::offline())
+            }
+            Err(TrySendError::Full(command)) => {
+                let commands = shared.lanes.commands.clone();
+                let sending = async move {
+                    match timeout_at(terms.deadline, commands.send(command)).await {
+                        Ok(Ok(())) => Ok(()),
+                        Ok(Err(_)) => Err(Error::closed()),
+                        Err(_) => Err(Error::timeout("the queue of unsent messages was full until the deadline")),
+                    }
+                };
+                Stage::Queueing { sending: Box::pin(sending), answer, _open: shared }
+            }
+        };
+    }
+
+    fn handle_queued(&mut self, sent: Result<(), Error>) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Done);
+        self.stage = match (stage, sent) {
+            (Stage::Queueing { answer, _open, .. }, Ok(())) => Stage::Waiting { answer, _open },
+            (_, Err(error)) => Stage::Refused(error),
+            (other, Ok(())) => other,
+        };
+    }
+}

@@ -1,0 +1,100 @@
+//! Subscribe, wait for some messages, unsubscribe.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{timeout_at, Instant};
+
+use crate::options::{Offline, MAX_CAPACITY};
+use crate::subscribe::{Retained, Subscribe};
+use crate::{Error, Message, QoS};
+
+/// Messages about to be collected; made by [`Agent::collect`](crate::Agent::collect). Await it.
+#[must_use = "nothing is collected until this is awaited"]
+#[derive(Debug, Clone)]
+pub struct Collect {
+    subscribe: Subscribe,
+    count: usize,
+    timeout: Duration,
+}
+
+impl Collect {
+    pub(crate) fn new(subscribe: Subscribe, count: usize, timeout: Duration) -> Self {
+        // As many places as messages are wanted: then none of them can be lost.
+        let capacity = count.clamp(1, MAX_CAPACITY);
+        Self { subscribe: subscribe.timeout(timeout).capacity(capacity), count, timeout }
+    }
+
+    /// The highest quality of service to receive with. Default: [`QoS::AtLeastOnce`].
+    pub fn qos(mut self, qos: QoS) -> Self {
+        self.subscribe = self.subscribe.qos(qos);
+        self
+    }
+
+    /// Which retained messages to take. Default: [`Retained::IfFirst`].
+    pub fn retained(mut self, retained: Retained) -> Self {
+        self.subscribe = self.subscribe.retained(retained);
+        self
+    }
+
+    /// What to do while there is no connection. Default: the agent's [`offline`](crate::Options::offline).
+    pub fn offline(mut self, offline: Offline) -> Self {
+        self.subscribe = self.subscribe.offline(offline);
+        self
+    }
+
+    async fn run(self) -> Result<Vec<Message>, Error> {
+        if self.count == 0 {
+            return Err(Error::invalid_argument("collect at least one message"));
+        }
+        let deadline = Instant::now() + self.timeout.min(FAR);
+        let mut subscription = self.subscribe.await?;
+        let mut messages = Vec::new();
+        while messages.len() < self.count {
+            match timeout_at(deadline, subscription.recv()).await {
+                Ok(Some(Ok(message))) => messages.push(message),
+                Ok(Some(Err(gap))) => return Err(gap.with_messages(messages)),
+                Ok(None) => return Err(Error::closed().with_messages(messages)),
+                Err(_) => return Err(Error::timeout("fewer messages came in time").with_messages(messages)),
+            }
+        }
+        Ok(messages)
+    }
+}
+
+/// The clock cannot count beyond some centuries; this is as good as never.
+pub(crate) const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
+impl IntoFuture for Collect {
+    type Output = Result<Vec<Message>, Error>;
+    type IntoFuture = CollectFuture;
+
+    fn into_future(self) -> CollectFuture {
+        CollectFuture(Box::pin(self.run()))
+    }
+}
+
+/// The future of a [`Collect`].
+///
+/// # Cancel safety
+///
+/// Notice at any point, it leaves nothing behind; what came so far is lost with it.
+#[must_use = "nothing is collected until this is awaited"]
+pub struct CollectFuture(Pin<Box<dyn Future<Output = Result<Vec<Message>, Error>> + Send>>);
+
+impl Future for CollectFuture {
+    type Output = Result<Vec<Message>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for CollectFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CollectFuture").finish_non_exhaustive()
+    }
+}

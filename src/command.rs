@@ -1,0 +1,190 @@
+//! All that handles and the actor share: the commands, and the replies that cannot be forgotten.
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::options::Offline;
+use crate::publish::Delivery;
+use crate::subscribe::Retained;
+use crate::{Error, Filter, Message, QoS, Topic};
+
+slotmap::new_key_type! {
+    /// Names one local subscriber in the actor.
+    pub(crate) struct SubscriberKey;
+}
+
+/// What a handle asks of the actor.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Publish(Publish),
+    Subscribe(Subscribe),
+    Request(Request),
+}
+
+/// What must reach the actor however full its lane of commands is, and what is sent from `Drop`, which can neither wait
+/// nor fail. There are never more of them than there were live subscriptions, requests and callers of `close`.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    SubscriberGone(SubscriberKey),
+    /// The same, from a caller that waits for the broker's UNSUBACK.
+    Unsubscribe(SubscriberKey, Reply<()>),
+    RequestGone(RequestId),
+    Close(Close),
+}
+
+/// Chosen by the handle, so that it can name a request the actor may not have seen yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RequestId(pub(crate) u64);
+
+#[derive(Debug)]
+pub(crate) struct Publish {
+    pub(crate) topic: Topic,
+    pub(crate) payload: Bytes,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) offline: Offline,
+    /// After this it is neither sent nor sent again.
+    pub(crate) deadline: Option<Instant>,
+    /// None where nobody waits: the message was handed over.
+    pub(crate) reply: Option<Reply<Delivery>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Subscribe {
+    pub(crate) filters: Vec<Filter>,
+    pub(crate) qos: QoS,
+    pub(crate) retained: Retained,
+    pub(crate) capacity: usize,
+    pub(crate) offline: Offline,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: Reply<Feed>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) id: RequestId,
+    pub(crate) topic: Topic,
+    pub(crate) payload: Bytes,
+    pub(crate) qos: QoS,
+    pub(crate) reply_to: Filter,
+    pub(crate) replies: usize,
+    pub(crate) offline: Offline,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: Reply<Vec<Message>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Close {
+    /// Until when accepted work may finish; None ends it now.
+    pub(crate) drain_until: Option<Instant>,
+    pub(crate) reply: Reply<Unfinished>,
+}
+
+/// What a drain left undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Unfinished {
+    /// Publishes that had no final answer from the broker; their callers got an error that says what became of them.
+    pub publishes: usize,
+    /// Requests that had no reply.
+    pub requests: usize,
+}
+
+impl Unfinished {
+    /// Whether everything was finished.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// One item of a subscription: a message, or why there is a gap.
+pub(crate) type Event = Result<Message, Error>;
+
+/// What a subscriber gets at SUBACK: its channel, and the guard that ends the subscription.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    pub(crate) events: broadcast::Receiver<Event>,
+    /// For more receivers of the same channel; weak, so that the stream ends with the actor.
+    pub(crate) channel: broadcast::WeakSender<Event>,
+    pub(crate) guard: SubscriberGuard,
+    /// The QoS the broker granted, filter by filter in the order asked.
+    pub(crate) granted: Vec<(Filter, QoS)>,
+}
+
+/// Tells the actor, when dropped, that the subscriber is gone.
+#[derive(Debug)]
+pub(crate) struct SubscriberGuard {
+    key: SubscriberKey,
+    notices: mpsc::UnboundedSender<Notice>,
+}
+
+impl SubscriberGuard {
+    pub(crate) fn new(key: SubscriberKey, notices: mpsc::UnboundedSender<Notice>) -> Self {
+        Self { key, notices }
+    }
+
+    /// Ends the subscription; the receiver hears of the broker's UNSUBACK.
+    pub(crate) fn unsubscribe(&self) -> oneshot::Receiver<Result<(), Error>> {
+        let (reply, answer) = Reply::channel();
+        let _ = self.notices.send(Notice::Unsubscribe(self.key, reply));
+        answer
+    }
+}
+
+impl Drop for SubscriberGuard {
+    fn drop(&mut self) {
+        let _ = self.notices.send(Notice::SubscriberGone(self.key));
+    }
+}
+
+/// The answer slot of a command. Notice unused, it answers "closed": nobody waits for ever.
+#[derive(Debug)]
+pub(crate) struct Reply<T>(Option<oneshot::Sender<Result<T, Error>>>);
+
+impl<T> Reply<T> {
+    pub(crate) fn channel() -> (Self, oneshot::Receiver<Result<T, Error>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Some(sender)), receiver)
+    }
+
+    pub(crate) fn send(mut self, answer: Result<T, Error>) {
+        if let Some(sender) = self.0.take() {
+            // A caller that stopped listening has given the answer up; what it contains ends with it.
+            let _ = sender.send(answer);
+        }
+    }
+
+    /// Whether the caller stopped waiting.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        if let Some(sender) = self.0.take() {
+            let _ = sender.send(Err(Error::closed()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dropped_reply_answers_closed() {
+        let (reply, answer) = Reply::<()>::channel();
+        drop(reply);
+        assert!(answer.await.unwrap().unwrap_err().is_closed());
+    }
+
+    #[test]
+    fn a_reply_knows_that_its_caller_left() {
+        let (reply, answer) = Reply::<()>::channel();
+        assert!(!reply.is_abandoned());
+        drop(answer);
+        assert!(reply.is_abandoned());
+    }
+}

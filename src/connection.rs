@@ -1,0 +1,129 @@
+//! One connection to a broker: made by a handshake, then bytes both ways.
+
+use std::pin::{pin, Pin};
+use std::task::{ready, Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::options::{Credentials, Login, Options};
+use crate::transport::{self, Stream};
+use crate::wire::{Codec, Connect, Inbound};
+use crate::Error;
+
+pub(crate) struct Connection {
+    stream: Stream,
+    pub(crate) codec: Codec,
+    pub(crate) session_present: bool,
+    pub(crate) input: BytesMut,
+    pub(crate) output: BytesMut,
+}
+
+/// Each read is given at least this much space; a message that is kept keeps the block it was read into.
+const READ_BLOCK: usize = 8 * 1024;
+/// The space for a read that follows one which filled its block.
+const READ_BURST: usize = 64 * 1024;
+/// A buffer that grew beyond this for one large packet is given back.
+const KEPT_OUTPUT: usize = 256 * 1024;
+
+impl Connection {
+    /// Dials and shakes hands, all within the connect timeout. `client_id` is the same for the life of the agent.
+    pub(crate) async fn open(options: &Options, client_id: &str) -> Result<Self, Error> {
+        let opening = async {
+            let login = match &options.credentials {
+                Credentials::None => None,
+                Credentials::Fixed(login) => Some(login.clone()),
+                Credentials::Fresh(login) => Some(login().await?),
+            };
+            if let Some(login) = &login {
+                login.check()?;
+            }
+            let stream = transport::connect(&options.host, options.port, options.address_timeout).await?;
+            Self::handshake(stream, options, client_id, login.as_ref()).await
+        };
+        timeout(options.connect_timeout, opening)
+            .await
+            .unwrap_or_else(|_| Err(Error::timeout("the broker did not answer CONNECT within the connect timeout")))
+    }
+
+    pub(crate) async fn handshake(
+        mut stream: Stream,
+        options: &Options,
+        client_id: &str,
+        login: Option<&Login>,
+    ) -> Result<Self, Error> {
+        let mut codec = Codec::new(options.version, options.max_packet_size);
+        let last_will = options.last_will.as_ref().map(|will| will.to_publish()).transpose()?;
+        let connect = Connect {
+            client_id,
+            clean_session: options.clean_session,
+            keep_alive: u16::try_from(options.keep_alive.as_secs()).unwrap_or(u16::MAX),
+            username: login.map(|login| login.username.as_str()),
+            password: login.and_then(|login| login.password.as_deref()),
+            last_will: last_will.as_ref(),
+        };
+        let mut output = BytesMut::new();
+        codec.encode_connect(&connect, &mut output);
+        stream.write_all(&output).await.map_err(lost)?;
+        stream.flush().await.map_err(lost)?;
+        output.clear();
+        let mut input = BytesMut::with_capacity(READ_BLOCK);
+        loop {
+            match codec.decode(&mut input)? {
+                Some(Inbound::ConnAck(answer)) => {
+                    let session_present = answer.map_err(Error::refused)?.session_present;
+                    return Ok(Self { stream, codec, session_present, input, output });
+                }
+                Some(_) => return Err(Error::protocol("the broker's first packet is not a CONNACK")),
+                None => {}
+            }
+            if stream.read_buf(&mut input).await.map_err(lost)? == 0 {
+                return Err(closed());
+            }
+        }
+    }
+
+    /// Reads what is there into `input`; the number of bytes, never zero.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        // A full block means that more is to come, so the next is larger.
+        let block =
+            if self.input.capacity() == self.input.len() && !self.input.is_empty() { READ_BURST } else { READ_BLOCK };
+        if self.input.capacity() - self.input.len() < READ_BLOCK / 4 {
+            self.input.reserve(block);
+        }
+        // `read_buf` keeps nothing between polls, so a fresh one each time loses nothing.
+        let read = pin!(self.stream.read_buf(&mut self.input));
+        match ready!(std::future::Future::poll(read, cx)) {
+            Ok(0) => Poll::Ready(Err(closed())),
+            Ok(bytes) => Poll::Ready(Ok(bytes)),
+            Err(error) => Poll::Ready(Err(lost(error))),
+        }
+    }
+
+    /// Writes what `output` holds, as far as the peer takes it; the number of bytes, never zero.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output)).map_err(lost)?;
+        if written == 0 {
+            return Poll::Ready(Err(closed()));
+        }
+        self.output.advance(written);
+        if self.output.is_empty() && self.output.capacity() > KEPT_OUTPUT {
+            self.output = BytesMut::new();
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    /// Tells the peer that no more will come. Errors do not matter any more.
+    pub(crate) async fn shutdown(mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+}
+
+fn lost(source: std::io::Error) -> Error {
+    Error::connection("the connection to the broker was lost").with_source(source)
+}
+
+fn closed() -> Error {
+    Error::connection("the broker closed the connection")
+}

@@ -1,0 +1,298 @@
+//! One error for the whole crate: a kind to match on, a sentence to read, and what became of the message.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::Message;
+
+/// What went wrong in a call, a connection or a stream.
+///
+/// Match on [`kind`](Self::kind); where a message was to be sent, [`outcome`](Self::outcome) tells whether it may
+/// be sent again without the risk of doing it twice. The text never contains a password or a payload.
+///
+/// ```
+/// use mqtt_agent::{ErrorKind, Topic};
+///
+/// let error = Topic::new("devices/+/led").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidTopic);
+/// ```
+#[derive(Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
+struct Inner {
+    kind: ErrorKind,
+    outcome: Outcome,
+    text: Cow<'static, str>,
+    messages: Vec<Message>,
+    #[source]
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Why an operation failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The text is no topic name: empty, too long, with a wildcard or a NUL.
+    InvalidTopic,
+    /// The text is no topic filter: empty, too long, a misplaced wildcard, an incomplete `$share`.
+    InvalidFilter,
+    /// The URL or an option of the agent cannot be used; nothing was connected.
+    InvalidOptions,
+    /// An argument of this call cannot be used; nothing was sent.
+    InvalidArgument,
+    /// The packet would be larger than the protocol or the broker allows; nothing was sent.
+    TooLarge,
+    /// The broker answered CONNECT with a refusal.
+    Refused(Refusal),
+    /// The broker refused a filter; the error's text names it.
+    SubscribeRefused,
+    /// The deadline of the call passed.
+    Timeout,
+    /// There is no connection now, and the call was told not to wait for one.
+    Offline,
+    /// The agent holds as many unsent messages as it may.
+    QueueFull,
+    /// The broker could not be reached, or the connection to it broke.
+    Connection,
+    /// The peer sent something that is not MQTT, or not allowed at that point.
+    Protocol,
+    /// A stream lost this many messages because they were not taken in time.
+    Lagged(u64),
+    /// The agent was closed, or its last handle dropped.
+    Closed,
+    /// There is no Tokio runtime here to run the agent.
+    NoRuntime,
+}
+
+/// The broker's reason for refusing a connection: the CONNACK return code (MQTT 3.1.1, table 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// 1: the broker does not speak the protocol version asked for.
+    UnacceptableProtocolVersion,
+    /// 2: the client identifier is well formed but not allowed.
+    IdentifierRejected,
+    /// 3: the MQTT service is unavailable.
+    ServerUnavailable,
+    /// 4: the user name or the password is malformed or wrong.
+    BadUserNameOrPassword,
+    /// 5: the client is not authorised to connect.
+    NotAuthorized,
+    /// A code this version of the protocol does not define.
+    Other(u8),
+}
+
+/// What became of the message of a failed [`publish`](crate::Agent::publish) or
+/// [`request`](crate::Agent::request).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// No byte of it left, and none will: safe to try again.
+    NotSent,
+    /// It arrived and the broker, or its access rules, said no.
+    Refused,
+    /// It left, or may have; no answer came. Trying again may do it twice.
+    Unknown,
+}
+
+impl Error {
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What became of the message; [`Outcome::NotSent`] where the call had none to send.
+    pub fn outcome(&self) -> Outcome {
+        self.0.outcome
+    }
+
+    /// Whether a deadline passed.
+    pub fn is_timeout(&self) -> bool {
+        self.kind() == ErrorKind::Timeout
+    }
+
+    /// Whether the agent was closed.
+    pub fn is_closed(&self) -> bool {
+        self.kind() == ErrorKind::Closed
+    }
+
+    /// How many messages a stream lost, if that is what this error reports.
+    pub fn lagged(&self) -> Option<u64> {
+        match self.kind() {
+            ErrorKind::Lagged(lost) => Some(lost),
+            _ => None,
+        }
+    }
+
+    /// The messages that did arrive before the call failed: the part of a
+    /// [`collect`](crate::Agent::collect) or of a request for several replies that came in time.
+    pub fn messages(&self) -> &[Message] {
+        &self.0.messages
+    }
+
+    /// The same as [`messages`](Self::messages), by value.
+    pub fn into_messages(self) -> Vec<Message> {
+        self.0.messages
+    }
+}
+
+/// One constructor per kind.
+impl Error {
+    fn new(kind: ErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner { kind, outcome: Outcome::NotSent, text: text.into(), messages: Vec::new(), source: None }))
+    }
+
+    pub(crate) fn invalid_topic(topic: &str, why: &str) -> Self {
+        Self::new(ErrorKind::InvalidTopic, format!("invalid topic {}: {why}", Short(topic)))
+    }
+
+    pub(crate) fn invalid_filter(filter: &str, why: &str) -> Self {
+        Self::new(ErrorKind::InvalidFilter, format!("invalid filter {}: {why}", Short(filter)))
+    }
+
+    pub(crate) fn invalid_options(why: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::InvalidOptions, why)
+    }
+
+    pub(crate) fn invalid_argument(why: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::InvalidArgument, why)
+    }
+
+    pub(crate) fn too_large(size: usize, limit: usize) -> Self {
+        Self::new(ErrorKind::TooLarge, format!("the packet is {size} bytes, the limit is {limit}"))
+    }
+
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        Self::new(ErrorKind::Refused(refusal), format!("the broker refused the connection: {refusal}"))
+    }
+
+    pub(crate) fn subscribe_refused(filter: &str) -> Self {
+        Self::new(ErrorKind::SubscribeRefused, format!("the broker refused the filter {}", Short(filter)))
+    }
+
+    pub(crate) fn timeout(what: &'static str) -> Self {
+        Self::new(ErrorKind::Timeout, what)
+    }
+
+    pub(crate) fn offline() -> Self {
+        Self::new(ErrorKind::Offline, "there is no connection to the broker now")
+    }
+
+    pub(crate) fn queue_full() -> Self {
+        Self::new(ErrorKind::QueueFull, "the queue of unsent messages is full: slow down, or raise max_queued")
+    }
+
+    pub(crate) fn connection(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Connection, text)
+    }
+
+    pub(crate) fn protocol(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Protocol, text)
+    }
+
+    pub(crate) fn lagging(lost: u64) -> Self {
+        Self::new(ErrorKind::Lagged(lost), format!("{lost} messages were lost: they were not taken in time"))
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(ErrorKind::Closed, "the agent is closed")
+    }
+
+    pub(crate) fn no_runtime() -> Self {
+        Self::new(ErrorKind::NoRuntime, "an agent needs a Tokio runtime: call this from within one")
+    }
+
+    pub(crate) fn with_outcome(mut self, outcome: Outcome) -> Self {
+        self.0.outcome = outcome;
+        self
+    }
+
+    pub(crate) fn with_messages(mut self, messages: Vec<Message>) -> Self {
+        self.0.messages = messages;
+        self
+    }
+
+    pub(crate) fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
+        self
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, outcome, text, messages, source } = &*self.0;
+        let mut debug = f.debug_struct("Error");
+        debug.field("kind", kind).field("text", text).field("outcome", outcome);
+        if !messages.is_empty() {
+            debug.field("messages", &messages.len());
+        }
+        if let Some(source) = source {
+            debug.field("source", source);
+        }
+        debug.finish()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnacceptableProtocolVersion => f.write_str("it does not speak this protocol version"),
+            Self::IdentifierRejected => f.write_str("the client identifier is not allowed"),
+            Self::ServerUnavailable => f.write_str("the service is unavailable"),
+            Self::BadUserNameOrPassword => f.write_str("wrong user name or password"),
+            Self::NotAuthorized => f.write_str("not authorized"),
+            Self::Other(code) => write!(f, "return code {code}"),
+        }
+    }
+}
+
+/// Quotes a text, cut to a length that fits a log line.
+struct Short<'a>(&'a str);
+
+impl fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LIMIT: usize = 80;
+        match self.0.char_indices().nth(LIMIT) {
+            None => write!(f, "{:?}", self.0),
+            Some((end, _)) => write!(f, "{:?}… ({} bytes)", &self.0[..end], self.0.len()),
+        }
+    }
+}
+
+/// Lets conversions that cannot fail stand where one that can is asked for.
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn an_error_is_one_word_wide_and_can_be_sent_between_threads() {
+        fn check<T: Send + Sync + 'static>() {}
+        check::<Error>();
+        assert_eq!(std::mem::size_of::<Result<(), Error>>(), std::mem::size_of::<usize>());
+    }
+
+    #[test]
+    fn the_text_is_its_own_level_only() {
+        let io = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = Error::connection("cannot reach localhost:1883").with_source(io);
+        assert_eq!(error.to_string(), "cannot reach localhost:1883");
+        assert!(error.source().is_some_and(|source| source.to_string().contains("refused")));
+    }
+
+    #[test]
+    fn a_long_topic_is_cut_in_the_text() {
+        let error = Error::invalid_topic(&"é".repeat(70_000), "too long");
+        assert!(error.to_string().len() < 300, "{error}");
+    }
+}

@@ -1,0 +1,131 @@
+//! When to try again after a connection was lost.
+
+use std::fmt;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+
+use crate::{Error, ErrorKind, Refusal};
+
+/// What is known when a connection was lost, or could not be made.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Lost {
+    /// Why.
+    pub reason: Error,
+    /// How many connections in a row were lost or failed, this one included; at least 1. A connection that held for
+    /// [`Lost::STABLE`] starts the count anew, one that dies young does not.
+    pub attempt: u32,
+}
+
+impl Lost {
+    /// How long a connection must hold before the next loss counts as the first.
+    pub const STABLE: Duration = Duration::from_secs(10);
+}
+
+/// Decides after each loss how long to wait before the next attempt, or to stop.
+///
+/// A closure is a policy:
+///
+/// ```
+/// use mqtt_agent::{ErrorKind, Lost, Options};
+/// use std::time::Duration;
+///
+/// let options = Options::new("localhost").reconnect(|lost: &Lost| match lost.reason.kind() {
+///     ErrorKind::Refused(_) => None,
+///     _ => Some(Duration::from_secs(1)),
+/// });
+/// ```
+pub trait ReconnectPolicy: Send + Sync + 'static {
+    /// The delay before the next attempt, or None to stop: the agent then closes, and everything that waits is told.
+    fn delay(&self, lost: &Lost) -> Option<Duration>;
+}
+
+impl<F> ReconnectPolicy for F
+where
+    F: Fn(&Lost) -> Option<Duration> + Send + Sync + 'static,
+{
+    fn delay(&self, lost: &Lost) -> Option<Duration> {
+        self(lost)
+    }
+}
+
+/// Tries for ever: each delay is double the one before up to a limit, plus a random share of itself, so that a fleet
+/// of clients does not come back all at once. After a refusal of credentials, which seldom mends itself, it waits the
+/// limit at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    first: Duration,
+    limit: Duration,
+}
+
+impl Default for Backoff {
+    /// From 100 ms to 30 s.
+    fn default() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_secs(30))
+    }
+}
+
+impl Backoff {
+    /// With the delay after the first loss and the largest one, each before its random share (of up to as much again).
+    pub fn new(first: Duration, limit: Duration) -> Self {
+        Self { first, limit }
+    }
+}
+
+impl ReconnectPolicy for Backoff {
+    fn delay(&self, lost: &Lost) -> Option<Duration> {
+        let refused = matches!(
+            lost.reason.kind(),
+            ErrorKind::Refused(Refusal::BadUserNameOrPassword | Refusal::NotAuthorized | Refusal::IdentifierRejected)
+        );
+        let first = if refused { self.limit } else { self.first };
+        // Past this many doublings every delay is at its limit; going on would only cost time.
+        let doublings = lost.attempt.saturating_sub(1).min(40) as usize;
+        ExponentialBuilder::new()
+            .with_min_delay(first)
+            .with_max_delay(self.limit.max(first))
+            .with_jitter()
+            .without_max_times()
+            .build()
+            .nth(doublings)
+    }
+}
+
+impl fmt::Debug for dyn ReconnectPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReconnectPolicy")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(attempt: u32, reason: Error) -> Lost {
+        Lost { reason, attempt }
+    }
+
+    #[test]
+    fn delays_double_up_to_the_limit_and_never_end() {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        for (attempt, base) in [(1, 100), (2, 200), (3, 400), (6, 3200), (7, 5000), (1_000_000, 5000)] {
+            let base = Duration::from_millis(base);
+            let delay = backoff.delay(&lost(attempt, Error::offline())).unwrap();
+            assert!(delay >= base && delay <= base * 2, "attempt {attempt}: {delay:?}");
+        }
+    }
+
+    #[test]
+    fn delays_differ_between_clients() {
+        let backoff = Backoff::default();
+        let delays: std::collections::HashSet<_> = (0..50).map(|_| backoff.delay(&lost(5, Error::offline()))).collect();
+        assert!(delays.len() > 10);
+    }
+
+    #[test]
+    fn refused_credentials_are_retried_slowly() {
+        let refused = lost(1, Error::refused(Refusal::BadUserNameOrPassword));
+        assert!(Backoff::default().delay(&refused).unwrap() >= Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,113 @@
+//! When to ask the peer for a sign of life, and when to stop believing in it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Watches one connection. All that counts is when bytes last went and came.
+#[derive(Debug)]
+pub(crate) struct KeepAlive {
+    /// Zero: off.
+    interval: Duration,
+    last_sent: Instant,
+    last_received: Instant,
+    /// When a PINGREQ was asked for, if nothing has come since.
+    asked: Option<Instant>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pulse {
+    Fine,
+    /// Send a PINGREQ.
+    Ask,
+    /// The peer has been silent for one and a half intervals.
+    Dead,
+}
+
+impl KeepAlive {
+    pub(crate) fn new(interval: Duration, now: Instant) -> Self {
+        Self { interval, last_sent: now, last_received: now, asked: None }
+    }
+
+    pub(crate) fn handle_sent(&mut self, now: Instant) {
+        self.last_sent = now;
+    }
+
+    pub(crate) fn handle_received(&mut self, now: Instant) {
+        self.last_received = now;
+        self.asked = None;
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Pulse {
+        match self.next() {
+            Some(at) if at <= now && self.asked.is_some() => Pulse::Dead,
+            Some(at) if at <= now => {
+                self.asked = Some(now);
+                Pulse::Ask
+            }
+            _ => Pulse::Fine,
+        }
+    }
+
+    /// When there is something to do next.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        if self.interval.is_zero() {
+            return None;
+        }
+        // MQTT-3.1.2-23 asks for a packet per interval; a peer that hears from us but does not answer is also asked.
+        Some(match self.asked {
+            // Half an interval for the answer even where the question came late, after this process had been stopped.
+            Some(asked) => (self.last_received + self.interval * 3 / 2).max(asked + self.interval / 2),
+            None => self.last_sent.min(self.last_received) + self.interval,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn an_idle_line_is_asked_once_per_interval() {
+        let start = Instant::now();
+        let mut keep_alive = KeepAlive::new(INTERVAL, start);
+        let mut now = start;
+        for _ in 0..5 {
+            now += INTERVAL;
+            assert_eq!(keep_alive.next(), Some(now));
+            assert_eq!(keep_alive.handle_timeout(now), Pulse::Ask);
+            keep_alive.handle_sent(now);
+            keep_alive.handle_received(now);
+            assert_eq!(keep_alive.handle_timeout(now), Pulse::Fine);
+        }
+    }
+
+    #[test]
+    fn a_silent_peer_is_dead_after_one_and_a_half_intervals_of_its_last_byte() {
+        let start = Instant::now();
+        let mut keep_alive = KeepAlive::new(INTERVAL, start);
+        keep_alive.handle_received(start + INTERVAL / 2);
+        assert_eq!(keep_alive.handle_timeout(start + INTERVAL), Pulse::Ask);
+        keep_alive.handle_sent(start + INTERVAL);
+        assert_eq!(keep_alive.handle_timeout(start + INTERVAL * 2 - Duration::from_millis(1)), Pulse::Fine);
+        assert_eq!(keep_alive.handle_timeout(start + INTERVAL * 2), Pulse::Dead);
+    }
+
+    #[test]
+    fn a_peer_that_only_listens_is_asked_too() {
+        let start = Instant::now();
+        let mut keep_alive = KeepAlive::new(INTERVAL, start);
+        keep_alive.handle_sent(start + INTERVAL - Duration::from_secs(1));
+        assert_eq!(keep_alive.handle_timeout(start + INTERVAL), Pulse::Ask);
+    }
+
+    #[test]
+    fn zero_switches_it_off() {
+        let start = Instant::now();
+        let mut keep_alive = KeepAlive::new(Duration::ZERO, start);
+        assert_eq!(keep_alive.next(), None);
+        assert_eq!(keep_alive.handle_timeout(start + INTERVAL * 100), Pulse::Fine);
+    }
+}

@@ -1,0 +1,312 @@
+//! The MQTT session as a state machine without I/O.
+//!
+//! Inputs are `handle_*`: a command, a packet, a connection made or lost, time passed. Outputs are `poll_*`: the bytes
+//! to send, the next deadline. It never awaits and never reads a clock, so a test can drive it step by step. Answers
+//! to callers and messages to streams go out through channels that take them without waiting.
+//!
+//! One file per subject, each an `impl Session` beside the state it keeps:
+//! `publish` (queue, acknowledgements, replay), `receive` (incoming messages and their acknowledgements), `subscriptions`
+//! and `subscribe` (filters and who shares them), `request` (calls and their replies), `close`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::command::{Command, Notice, SubscriberKey};
+use crate::options::Options;
+use crate::stats::Counters;
+use crate::wire::{Codec, Inbound, Outbound};
+use crate::Error;
+
+mod close;
+mod deadlines;
+mod in_flight;
+mod keep_alive;
+mod publish;
+mod receive;
+mod request;
+mod subscribe;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+
+use close::Closing;
+use deadlines::Deadlines;
+use in_flight::{InFlight, On};
+use keep_alive::{KeepAlive, Pulse};
+use publish::{CallKey, Outgoing, Publishes};
+use receive::Receiving;
+use request::{RequestKey, Requests};
+use subscriptions::{FilterKey, Subscriptions};
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    limits: Limits,
+    connection: Option<Liveness>,
+    in_flight: InFlight<Entry>,
+    publishes: Publishes,
+    receiving: Receiving,
+    subscriptions: Subscriptions,
+    requests: Requests,
+    deadlines: Deadlines<Due>,
+    closing: Option<Closing>,
+    counters: Arc<Counters>,
+}
+
+/// What the session takes from the options.
+#[derive(Debug, Clone)]
+struct Limits {
+    keep_alive: Duration,
+    write_timeout: Duration,
+    max_in_flight: usize,
+    max_queued: usize,
+    max_queued_bytes: usize,
+    max_filters_per_subscribe: usize,
+    reply_linger: Duration,
+}
+
+/// What a packet identifier stands for.
+#[derive(Debug)]
+enum Entry {
+    Publish(Outgoing),
+    Subscribe(Vec<FilterKey>),
+    Unsubscribe(Vec<FilterKey>),
+}
+
+/// Whose time is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Publish(CallKey),
+    Subscribe(SubscriberKey),
+    Request(RequestKey),
+    Linger(SubscriberKey),
+}
+
+/// Whether the connection is alive: what was written to it and when it last showed a sign of life.
+#[derive(Debug)]
+struct Liveness {
+    keep_alive: KeepAlive,
+    ping_due: bool,
+    /// Bytes encoded for, and bytes written to, this connection.
+    encoded: u64,
+    written: u64,
+    /// Since when the oldest unwritten byte has not moved.
+    blocked_since: Option<Instant>,
+}
+
+/// Bytes that may wait in the write buffer before encoding stops: enough for one large write.
+const WRITE_AHEAD: usize = 64 * 1024;
+
+impl Session {
+    /// `notices` is the lane on which guards report that a subscriber is gone.
+    pub(crate) fn new(options: &Options, counters: Arc<Counters>, notices: mpsc::UnboundedSender<Notice>) -> Self {
+        let limits = Limits {
+            // The wire carries whole seconds.
+            keep_alive: Duration::from_secs(options.keep_alive.as_secs()),
+            write_timeout: options.write_timeout,
+            max_in_flight: options.max_in_flight.into(),
+            max_queued: options.max_queued,
+            max_queued_bytes: options.max_queued_bytes,
+            max_filters_per_subscribe: options.max_filters_per_subscribe,
+            reply_linger: options.reply_linger,
+        };
+        Self {
+            limits,
+            connection: None,
+            in_flight: InFlight::new(),
+            publishes: Publishes::new(),
+            receiving: Receiving::new(),
+            subscriptions: Subscriptions::new(notices),
+            requests: Requests::new(),
+            deadlines: Deadlines::new(),
+            closing: None,
+            counters,
+        }
+    }
+
+    pub(crate) fn handle_command(&mut self, command: Command, now: Instant) {
+        if self.closing.is_some() {
+            // Dropping a command answers it "closed".
+            return;
+        }
+        match command {
+            Command::Publish(publish) => self.handle_publish(publish, now),
+            Command::Subscribe(subscribe) => self.handle_subscribe(subscribe, now),
+            Command::Request(request) => self.handle_request(request, now),
+        }
+    }
+
+    pub(crate) fn handle_notice(&mut self, notice: Notice, now: Instant) {
+        match notice {
+            Notice::Close(close) => self.handle_close(close),
+            Notice::SubscriberGone(subscriber) => self.remove_subscriber(subscriber, None),
+            Notice::Unsubscribe(subscriber, reply) => self.remove_subscriber(subscriber, Some(reply)),
+            Notice::RequestGone(id) => self.forget_request(id, now),
+        }
+    }
+
+    /// Whether more commands can be taken now; when not, they wait in the lane, and their senders behind them.
+    pub(crate) fn has_room(&self) -> bool {
+        self.publishes.has_room(&self.limits)
+    }
+
+    /// A CONNACK came. Without a session at the broker everything it knew of us is asked for anew.
+    pub(crate) fn handle_connected(&mut self, session_present: bool, now: Instant) {
+        self.connection = Some(Liveness {
+            keep_alive: KeepAlive::new(self.limits.keep_alive, now),
+            ping_due: false,
+            encoded: 0,
+            written: 0,
+            blocked_since: None,
+        });
+        if !session_present {
+            self.receiving.forget_session();
+        }
+        self.resume_publishes(session_present, now);
+        self.resume_subscriptions(session_present);
+    }
+
+    /// The connection is gone, with all that was written but not acknowledged on it in doubt.
+    pub(crate) fn handle_disconnected(&mut self, now: Instant) {
+        let Some(connection) = self.connection.take() else { return };
+        // An acknowledgement sent on the next connection could name another message (MQTT-4.3.2 and 4.3.3 start anew).
+        self.receiving.forget_connection();
+        self.suspend_publishes(connection.written);
+        self.suspend_subscriptions();
+        self.suspend_requests(now);
+    }
+
+    pub(crate) fn handle_inbound(&mut self, inbound: Inbound, now: Instant) -> Result<(), Error> {
+        match inbound {
+            Inbound::Publish(incoming) => self.handle_incoming(incoming, now),
+            Inbound::Oversized { qos, id, size } => self.handle_oversized(qos, id, size),
+            Inbound::PubAck(id) => self.handle_puback(id),
+            Inbound::PubRec(id) => self.handle_pubrec(id),
+            Inbound::PubRel(id) => self.receiving.handle_pubrel(id),
+            Inbound::PubComp(id) => self.handle_pubcomp(id),
+            Inbound::SubAck { id, granted } => return self.handle_suback(id, &granted, now),
+            Inbound::UnsubAck(id) => self.handle_unsuback(id),
+            Inbound::PingResp => {}
+            Inbound::ConnAck(_) => return Err(Error::protocol("the broker sent a second CONNACK")),
+        }
+        Ok(())
+    }
+
+    /// Bytes came; whatever they are, the peer is alive.
+    pub(crate) fn handle_received(&mut self, now: Instant) {
+        if let Some(connection) = &mut self.connection {
+            connection.keep_alive.handle_received(now);
+        }
+    }
+
+    /// Bytes went out.
+    pub(crate) fn handle_written(&mut self, bytes: usize, now: Instant) {
+        let Some(connection) = &mut self.connection else { return };
+        connection.keep_alive.handle_sent(now);
+        connection.written += bytes as u64;
+        connection.blocked_since = (connection.written < connection.encoded).then_some(now);
+        let written = connection.written;
+        self.settle_written(written);
+    }
+
+    /// Whether more bytes may be read: not while so many acknowledgements wait that a peer which never reads could
+    /// make them grow without bound.
+    pub(crate) fn wants_read(&self) -> bool {
+        self.receiving.has_room()
+    }
+
+    /// Encodes what may go out now, as far as the buffer should be filled. Acknowledgements first: the peer waits for
+    /// them. Then what was in flight on the last connection, in its old order. Then SUBSCRIBE before PUBLISH, so that
+    /// a request cannot overtake the filter its reply comes by.
+    pub(crate) fn poll_transmit(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) {
+        if self.connection.is_none() {
+            return;
+        }
+        let before = buf.len();
+        let base = self.connection.as_ref().map_or(0, |connection| connection.encoded);
+        while buf.len() < WRITE_AHEAD {
+            let sent = self.receiving.transmit(codec, buf)
+                || self.transmit_repeated(codec, buf)
+                || self.transmit_filters(codec, buf)
+                || self.transmit_queued(codec, buf, base.wrapping_sub(before as u64), now)
+                || self.transmit_ping(codec, buf)
+                || self.transmit_disconnect(codec, buf, now);
+            if !sent {
+                break;
+            }
+        }
+        if let Some(connection) = &mut self.connection {
+            connection.encoded += (buf.len() - before) as u64;
+            if buf.len() > before {
+                connection.blocked_since.get_or_insert(now);
+            }
+        }
+        self.counters.queued().set(self.publishes.len());
+        self.counters.in_flight().set(self.in_flight.len(On::Published) + self.in_flight.len(On::Released));
+        self.counters.pending_requests().set(self.requests.len());
+    }
+
+    fn transmit_ping(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
+        let due = self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.ping_due));
+        if due {
+            codec.encode(Outbound::PingReq, buf);
+        }
+        due
+    }
+
+    /// Time passed. An error means that the connection is to be given up.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
+        while let Some(due) = self.deadlines.pop_due(now) {
+            match due {
+                Due::Publish(call) => self.expire_publish(call),
+                Due::Subscribe(subscriber) => self.expire_subscribe(subscriber),
+                Due::Request(request) => self.expire_request(request, now),
+                Due::Linger(subscriber) => self.expire_linger(subscriber, now),
+            }
+        }
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        if connection.blocked_since.is_some_and(|since| since + self.limits.write_timeout <= now) {
+            return Err(Error::connection("the broker took no byte for the write timeout"));
+        }
+        match connection.keep_alive.handle_timeout(now) {
+            Pulse::Fine => {}
+            Pulse::Ask => connection.ping_due = true,
+            Pulse::Dead => {
+                return Err(Error::connection("the broker was silent for one and a half keep-alive intervals"))
+            }
+        }
+        Ok(())
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do next, unless there is input before.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let connection = self.connection.as_ref();
+        let blocked = connection.and_then(|connection| connection.blocked_since);
+        [
+            self.deadlines.next(),
+            connection.and_then(|connection| connection.keep_alive.next()),
+            blocked.map(|since| since + self.limits.write_timeout),
+            self.closing.as_ref().and_then(Closing::deadline),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    fn arm(&mut self, at: Instant, due: Due) {
+        let Self { deadlines, publishes, subscriptions, requests, .. } = self;
+        deadlines.push(at, due, |due| match due {
+            Due::Publish(call) => publishes.is_pending(call),
+            Due::Subscribe(subscriber) => subscriptions.is_pending(subscriber),
+            Due::Request(request) => requests.is_pending(request),
+            Due::Linger(subscriber) => subscriptions.contains(subscriber),
+        });
+    }
+}

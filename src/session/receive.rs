@@ -1,0 +1,106 @@
+//! Messages on their way in, and their acknowledgements on the way out.
+
+use std::collections::{HashSet, VecDeque};
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::Session;
+use crate::wire::{Codec, Incoming, Outbound, PacketId};
+use crate::{Message, QoS};
+
+#[derive(Debug)]
+pub(super) struct Receiving {
+    /// QoS 2 messages that were delivered and not yet released by the broker. They outlive the connection: what comes
+    /// again under one of these is a repetition (MQTT-4.3.3-2).
+    unreleased: HashSet<PacketId, foldhash::fast::RandomState>,
+    acks: VecDeque<Ack>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ack {
+    PubAck(PacketId),
+    PubRec(PacketId),
+    PubRel(PacketId),
+    PubComp(PacketId),
+}
+
+/// More acknowledgements than this are only waiting when the peer does not read.
+const MAX_ACKS: usize = 16_384;
+
+impl Receiving {
+    pub(super) fn new() -> Self {
+        Self { unreleased: HashSet::default(), acks: VecDeque::new() }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.acks.len() < MAX_ACKS
+    }
+
+    pub(super) fn release(&mut self, id: PacketId) {
+        self.acks.push_back(Ack::PubRel(id));
+    }
+
+    pub(super) fn handle_pubrel(&mut self, id: PacketId) {
+        self.unreleased.remove(&id);
+        // Answered whether known or not, or the broker would repeat it for ever.
+        self.acks.push_back(Ack::PubComp(id));
+    }
+
+    pub(super) fn forget_connection(&mut self) {
+        self.acks = VecDeque::new();
+    }
+
+    pub(super) fn forget_session(&mut self) {
+        self.unreleased = HashSet::default();
+    }
+
+    /// Sends one acknowledgement. MQTT-4.6.0-2, -3, -4: in the order in which what they answer arrived.
+    pub(super) fn transmit(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
+        let Some(ack) = self.acks.pop_front() else { return false };
+        codec.encode(
+            match ack {
+                Ack::PubAck(id) => Outbound::PubAck(id),
+                Ack::PubRec(id) => Outbound::PubRec(id),
+                Ack::PubRel(id) => Outbound::PubRel(id),
+                Ack::PubComp(id) => Outbound::PubComp(id),
+            },
+            buf,
+        );
+        true
+    }
+
+    /// Notes the acknowledgement that is due; false for a repetition of what was delivered already.
+    fn accept(&mut self, qos: QoS, id: PacketId) -> bool {
+        match qos {
+            QoS::AtMostOnce => true,
+            QoS::AtLeastOnce => {
+                self.acks.push_back(Ack::PubAck(id));
+                true
+            }
+            QoS::ExactlyOnce => {
+                self.acks.push_back(Ack::PubRec(id));
+                self.unreleased.insert(id)
+            }
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn handle_incoming(&mut self, incoming: Incoming, now: Instant) {
+        let Incoming { topic, payload, qos, retain, dup, id } = incoming;
+        if self.receiving.accept(qos, id) {
+            self.counters.received().add(1);
+            self.deliver(&Message::new(topic, payload, qos, retain, dup), now);
+        }
+    }
+
+    /// A message over the limit is acknowledged like any other, so that the broker does not send it again for ever,
+    /// and counted.
+    pub(super) fn handle_oversized(&mut self, qos: QoS, id: PacketId, size: usize) {
+        if self.receiving.accept(qos, id) {
+            self.counters.oversized().add(1);
+            tracing::warn!(size, "a message over max_packet_size was thrown away");
+        }
+    }
+}

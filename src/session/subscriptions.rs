@@ -1,0 +1,292 @@
+//! Filters at the broker, and the local subscribers that share them.
+//!
+//! A filter is brought in line step by step: it is marked due when what the broker holds differs from what the
+//! subscribers want, and a due filter becomes part of the next SUBSCRIBE or UNSUBSCRIBE. At most one packet per filter
+//! is in flight, so acknowledgements cannot be confused, and after a lost connection the same marking asks for all
+//! that is missing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use slotmap::SlotMap;
+use tokio::sync::{broadcast, mpsc};
+
+use super::request::ReplyQueue;
+use crate::command::{Event, Feed, Notice, Reply, SubscriberKey};
+use crate::router::Router;
+use crate::subscribe::Retained;
+use crate::{Filter, Message, QoS};
+
+slotmap::new_key_type! {
+    pub(super) struct FilterKey;
+}
+
+#[derive(Debug)]
+pub(super) struct Subscriptions {
+    pub(super) router: Router<FilterKey>,
+    pub(super) filters: SlotMap<FilterKey, Shared>,
+    pub(super) subscribers: SlotMap<SubscriberKey, Subscriber>,
+    /// Filters to SUBSCRIBE or UNSUBSCRIBE, in the order in which they were asked for.
+    pub(super) due: VecDeque<FilterKey>,
+    /// Numbers the deliveries, so that one reaches a subscriber once however many of its filters match.
+    pub(super) delivery: u64,
+    /// Kept between deliveries for its memory only.
+    pub(super) answered: Vec<SubscriberKey>,
+    pub(super) notices: mpsc::UnboundedSender<Notice>,
+}
+
+/// One filter, shared by all subscribers that want it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) filter: Filter,
+    pub(super) links: Vec<Link>,
+    /// The QoS of the last SUBSCRIBE, if the broker may hold it.
+    pub(super) asked: Option<QoS>,
+    /// The QoS of the SUBACK, if the broker does hold it.
+    pub(super) granted: Option<QoS>,
+    pub(super) step: Step,
+    /// Callers that wait for the UNSUBACK.
+    leaving: Vec<Arc<Farewell>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Settled,
+    /// Stands in `Subscriptions::due`.
+    Due,
+    Subscribing,
+    Unsubscribing,
+}
+
+/// A subscriber's share in a filter.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) subscriber: SubscriberKey,
+    pub(super) qos: QoS,
+    pub(super) retained: Retained,
+    pub(super) state: LinkState,
+    /// It was confirmed before: a refusal now is an item of its stream, not the answer to its call.
+    pub(super) established: bool,
+    /// The retained messages that the broker sends now are for this one.
+    pub(super) takes_retained: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkState {
+    /// Needs a SUBSCRIBE that was not sent yet.
+    Waiting,
+    /// Is part of the SUBSCRIBE in flight.
+    Asked,
+    Ready,
+}
+
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    pub(super) sink: Sink,
+    pub(super) filters: Vec<FilterKey>,
+    /// Filters without their first SUBACK.
+    pub(super) pending: usize,
+    /// The last delivery it took.
+    pub(super) delivery: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// A stream whose caller waits for the SUBACKs.
+    Pending {
+        events: broadcast::Sender<Event>,
+        first: broadcast::Receiver<Event>,
+        reply: Reply<Feed>,
+    },
+    Stream(broadcast::Sender<Event>),
+    Replies(ReplyQueue),
+}
+
+/// Shared by the filters that a caller of `unsubscribe` waits for: the last to go drops it, and that answers.
+#[derive(Debug)]
+struct Farewell(Option<Reply<()>>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply.send(Ok(()));
+        }
+    }
+}
+
+impl Subscriptions {
+    pub(super) fn new(notices: mpsc::UnboundedSender<Notice>) -> Self {
+        Self {
+            router: Router::new(),
+            filters: SlotMap::with_key(),
+            subscribers: SlotMap::with_key(),
+            due: VecDeque::new(),
+            delivery: 0,
+            answered: Vec::new(),
+            notices,
+        }
+    }
+
+    pub(super) fn contains(&self, subscriber: SubscriberKey) -> bool {
+        self.subscribers.contains_key(subscriber)
+    }
+
+    /// Whether a call still waits for this subscriber's SUBACKs.
+    pub(super) fn is_pending(&self, subscriber: SubscriberKey) -> bool {
+        self.subscribers.get(subscriber).is_some_and(|entry| matches!(entry.sink, Sink::Pending { .. }))
+    }
+
+    /// Whether the broker holds all filters of a subscriber and has said so.
+    pub(super) fn is_ready(&self, subscriber: SubscriberKey) -> bool {
+        self.subscribers.get(subscriber).is_some_and(|entry| {
+            entry.filters.iter().all(|key| self.filters.get(*key).is_some_and(|shared| shared.is_ready(subscriber)))
+        })
+    }
+
+    pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], qos: QoS, retained: Retained) -> SubscriberKey {
+        let subscriber = self.subscribers.insert(Subscriber { sink, filters: Vec::new(), pending: 0, delivery: 0 });
+        for filter in filters {
+            self.link(subscriber, filter, qos, retained);
+        }
+        subscriber
+    }
+
+    fn link(&mut self, subscriber: SubscriberKey, filter: &Filter, qos: QoS, retained: Retained) {
+        let Self { router, filters, .. } = self;
+        let key = *router.get_or_insert_with(filter, || filters.insert(Shared::new(filter.clone())));
+        let shared = &mut self.filters[key];
+        if shared.links.iter().any(|link| link.subscriber == subscriber) {
+            return; // The same filter twice in one call.
+        }
+        let state = shared.join(qos, retained);
+        let established = state == LinkState::Ready;
+        shared.links.push(Link { subscriber, qos, retained, state, established, takes_retained: false });
+        let entry = &mut self.subscribers[subscriber];
+        entry.filters.push(key);
+        entry.pending += usize::from(!established);
+        if state == LinkState::Waiting && shared.step == Step::Settled {
+            self.settle(key);
+        }
+    }
+
+    /// Ends a subscriber; what nobody wants any more will be unsubscribed. `reply` is answered when the broker has
+    /// confirmed that.
+    pub(super) fn remove(&mut self, key: SubscriberKey, reply: Option<Reply<()>>) -> Option<Subscriber> {
+        let farewell = reply.map(|reply| Arc::new(Farewell(Some(reply))));
+        let subscriber = self.subscribers.remove(key)?;
+        for filter in &subscriber.filters {
+            let Some(shared) = self.filters.get_mut(*filter) else { continue };
+            shared.links.retain(|link| link.subscriber != key);
+            if shared.links.is_empty() {
+                shared.leaving.extend(farewell.clone());
+                if matches!(shared.step, Step::Settled | Step::Due) {
+                    self.settle(*filter);
+                }
+            }
+        }
+        Some(subscriber)
+    }
+
+    /// Nothing is in flight for this filter: marks what is there to do next, or forgets it.
+    pub(super) fn settle(&mut self, key: FilterKey) {
+        let Some(shared) = self.filters.get_mut(key) else { return };
+        if shared.needs_subscribe() || shared.needs_unsubscribe() {
+            if shared.step != Step::Due {
+                shared.step = Step::Due;
+                self.due.push_back(key);
+            }
+            return;
+        }
+        shared.step = Step::Settled;
+        if shared.links.is_empty() {
+            if let Some(shared) = self.filters.remove(key) {
+                self.router.remove(&shared.filter);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn new(filter: Filter) -> Self {
+        Self { filter, links: Vec::new(), asked: None, granted: None, step: Step::Settled, leaving: Vec::new() }
+    }
+
+    fn is_ready(&self, subscriber: SubscriberKey) -> bool {
+        self.links.iter().any(|link| link.subscriber == subscriber && link.state == LinkState::Ready)
+    }
+
+    /// The state of a new link: ready if the broker already holds all it wants.
+    fn join(&self, qos: QoS, retained: Retained) -> LinkState {
+        if self.asked.is_none_or(|asked| asked < qos) || retained.needs_subscribe() {
+            LinkState::Waiting
+        } else if self.granted.is_some() {
+            LinkState::Ready
+        } else if self.step == Step::Subscribing {
+            LinkState::Asked
+        } else {
+            LinkState::Waiting
+        }
+    }
+
+    pub(super) fn needs_subscribe(&self) -> bool {
+        self.links.iter().any(|link| link.state == LinkState::Waiting)
+    }
+
+    pub(super) fn needs_unsubscribe(&self) -> bool {
+        self.links.is_empty() && self.asked.is_some()
+    }
+
+    /// The QoS to ask for: the highest wanted; never lower than what is held, so that nobody loses by a newcomer.
+    pub(super) fn wanted(&self) -> QoS {
+        self.links.iter().map(|link| link.qos).chain(self.asked).max().unwrap_or_default()
+    }
+
+    pub(super) fn handle_asked(&mut self, qos: QoS) {
+        self.step = Step::Subscribing;
+        self.asked = Some(qos);
+        for link in &mut self.links {
+            if link.state == LinkState::Waiting {
+                link.state = LinkState::Asked;
+                link.takes_retained = link.retained.wants_any();
+            }
+        }
+    }
+
+    /// The packet in flight will not be answered any more.
+    pub(super) fn handle_unanswered(&mut self) {
+        self.step = Step::Settled;
+        for link in &mut self.links {
+            if link.state == LinkState::Asked {
+                link.state = LinkState::Waiting;
+            }
+        }
+    }
+
+    pub(super) fn handle_unsubscribed(&mut self) {
+        self.step = Step::Settled;
+        self.asked = None;
+        self.leaving.clear();
+    }
+
+    /// The broker holds nothing of this.
+    pub(super) fn handle_session_lost(&mut self) {
+        self.asked = None;
+        self.granted = None;
+        for link in &mut self.links {
+            link.state = LinkState::Waiting;
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn accepts(&self, message: &Message) -> bool {
+        if self.state == LinkState::Waiting {
+            return false;
+        }
+        match (message.is_retained(), self.retained) {
+            (true, Retained::Ignore) | (false, Retained::Only) => false,
+            (true, _) => self.takes_retained,
+            (false, _) => true,
+        }
+    }
+}

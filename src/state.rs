@@ -1,0 +1,42 @@
+//! What an agent is doing about its connection.
+
+use tokio::time::Instant;
+
+use crate::Error;
+
+/// The state of an agent's connection; watched through [`Agent::state`](crate::Agent::state).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum State {
+    /// An attempt to connect is under way.
+    Connecting,
+    /// The broker has accepted the connection.
+    Connected {
+        /// Whether the broker still had this client's session, with its subscriptions and queued messages.
+        session_present: bool,
+    },
+    /// There is no connection, and none is being made at the moment.
+    Disconnected {
+        /// Why the last one was lost or not made.
+        reason: Error,
+        /// When the next attempt will be made.
+        retry_at: Instant,
+    },
+    /// The agent has ended and will not connect again.
+    Closed {
+        /// The loss after which the reconnect policy gave up; None where the end was asked for.
+        reason: Option<Error>,
+    },
+}
+
+impl State {
+    /// Whether there is a connection.
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected { .. })
+    }
+
+    /// Whether the agent has ended.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed { .. })
+    }
+}

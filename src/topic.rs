@@ -1,0 +1,484 @@
+//! Topics and filters: checked when built, so nothing behind them checks again.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::error::Error;
+
+/// The name a message is published under: levels parted by `/`.
+///
+/// A `Topic` is valid once built, by the rules every MQTT version shares (clauses of MQTT 3.1.1):
+///
+/// - 1 to 65,535 bytes of UTF-8 (MQTT-4.7.3-1, MQTT-4.7.3-3);
+/// - no NUL character (MQTT-4.7.3-2);
+/// - no `+` or `#`: these belong to a [`Filter`] (MQTT-4.7.1-1, MQTT-3.3.2-2).
+///
+/// Levels may be empty, letter case counts, and a leading `/` makes another topic.
+///
+/// # Examples
+///
+/// ```
+/// use mqtt_agent::Topic;
+///
+/// # fn main() -> Result<(), mqtt_agent::Error> {
+/// let topic = Topic::new("devices/42/led")?;
+/// assert_eq!(topic.levels().collect::<Vec<_>>(), ["devices", "42", "led"]);
+/// assert!(Topic::new("devices/+/led").is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Topic(String);
+
+impl Topic {
+    /// Checks `text` and makes it a topic.
+    ///
+    /// # Errors
+    ///
+    /// If `text` breaks one of the rules [above](Topic); the error says which.
+    pub fn new(text: impl Into<String>) -> Result<Self, Error> {
+        Self::from_wire(text.into())
+    }
+
+    /// The topic of a received message: a broker is not trusted to send valid ones.
+    pub(crate) fn from_wire(text: String) -> Result<Self, Error> {
+        match check_topic(&text) {
+            Ok(()) => Ok(Self(text)),
+            Err(why) => Err(Error::invalid_topic(&text, why)),
+        }
+    }
+
+    /// The topic as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The levels, first to last; there is at least one, and any may be empty.
+    pub fn levels(&self) -> impl DoubleEndedIterator<Item = &str> + Clone + '_ {
+        self.0.split('/')
+    }
+
+    /// Lends the text to the codec, which wants to own a `String`. The topic is empty, so not
+    /// valid, until [`restore`](Self::restore) puts the text back.
+    pub(crate) fn take(&mut self) -> String {
+        std::mem::take(&mut self.0)
+    }
+
+    /// Puts back what [`take`](Self::take) lent.
+    pub(crate) fn restore(&mut self, text: String) {
+        self.0 = text;
+    }
+}
+
+/// What a subscription asks for: a topic in which levels may be wildcards.
+///
+/// `+` stands for one whole level, even an empty one; `#`, only as the last level, for any number
+/// of levels, none included: `a/#` matches `a`. A filter that starts with a wildcard does not
+/// match topics that start with `$` (MQTT-4.7.2-1).
+///
+/// `$share/<group>/<filter>` is a shared subscription: the broker hands each message to one member
+/// of the group. It matches what `<filter>` alone matches. Text that only begins alike, such as
+/// `$shared/x`, is an ordinary filter.
+///
+/// A `Filter` is valid once built (clauses of MQTT 3.1.1; the last of MQTT 5):
+///
+/// - 1 to 65,535 bytes of UTF-8 (MQTT-4.7.3-1, MQTT-4.7.3-3), without NUL (MQTT-4.7.3-2);
+/// - `#` only as the whole last level (MQTT-4.7.1-2), `+` only as a whole level (MQTT-4.7.1-3);
+/// - a share group is not empty and holds no `+` or `#`, and a filter follows it (MQTT-4.8.2-1,
+///   MQTT-4.8.2-2).
+///
+/// A clone is cheap: it shares the text.
+///
+/// # Examples
+///
+/// ```
+/// use mqtt_agent::Filter;
+///
+/// # fn main() -> Result<(), mqtt_agent::Error> {
+/// let filter = Filter::new("sensors/+/temp")?;
+/// assert!(filter.matches("sensors/kitchen/temp"));
+/// assert!(!filter.matches("sensors/kitchen/oven/temp"));
+///
+/// let shared = Filter::new("$share/workers/jobs/#")?;
+/// assert_eq!(shared.share_group(), Some("workers"));
+/// assert!(shared.matches("jobs/7"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Filter(Arc<str>);
+
+impl Filter {
+    /// Checks `text` and makes it a filter.
+    ///
+    /// # Errors
+    ///
+    /// If `text` breaks one of the rules [above](Filter); the error says which.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, Error> {
+        let text = text.as_ref();
+        match check_filter(text) {
+            Ok(()) => Ok(Self(text.into())),
+            Err(why) => Err(Error::invalid_filter(text, why)),
+        }
+    }
+
+    /// The whole filter as text, with `$share/<group>/` if it has it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The levels of the part that is matched, first to last: those after `$share/<group>/`.
+    pub fn levels(&self) -> impl DoubleEndedIterator<Item = &str> + Clone + '_ {
+        self.matched().split('/')
+    }
+
+    /// The group of a shared subscription.
+    pub fn share_group(&self) -> Option<&str> {
+        split_share(&self.0).map(|(group, _)| group)
+    }
+
+    /// Whether any level is `+` or `#`. Without one, the filter matches a single topic.
+    pub fn has_wildcards(&self) -> bool {
+        // In a valid filter these two characters are nothing but wildcards, and in no group.
+        self.0.contains(['+', '#'])
+    }
+
+    /// Whether a message published to `topic` belongs to this subscription.
+    ///
+    /// Takes text or a [`Topic`]; the text is compared as it is, without a check.
+    pub fn matches(&self, topic: impl AsRef<str>) -> bool {
+        let (filter, topic) = (self.matched(), topic.as_ref());
+        // [MQTT-4.7.2-1]: a leading wildcard does not see topics that start with '$'.
+        if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+            return false;
+        }
+        let mut levels = topic.split('/');
+        for wanted in filter.split('/') {
+            // Asked before a level is taken: '#' also matches its parent, where none is left.
+            if wanted == "#" {
+                return true;
+            }
+            match levels.next() {
+                Some(level) if wanted == "+" || wanted == level => {}
+                _ => return false,
+            }
+        }
+        levels.next().is_none()
+    }
+
+    fn matched(&self) -> &str {
+        split_share(&self.0).map_or(&self.0, |(_, matched)| matched)
+    }
+}
+
+/// A topic is the filter that matches this topic alone.
+///
+/// Fails for topics under `$share/`: as a filter, the same text is a shared subscription.
+impl TryFrom<&Topic> for Filter {
+    type Error = Error;
+
+    fn try_from(topic: &Topic) -> Result<Self, Error> {
+        if is_share(&topic.0) {
+            return Err(Error::invalid_filter(&topic.0, SHARE_TOPIC));
+        }
+        // Any other topic keeps the rules of a filter.
+        Ok(Self(topic.as_str().into()))
+    }
+}
+
+/// As for `&Topic`.
+impl TryFrom<Topic> for Filter {
+    type Error = Error;
+
+    fn try_from(topic: Topic) -> Result<Self, Error> {
+        Self::try_from(&topic)
+    }
+}
+
+impl From<Topic> for String {
+    fn from(topic: Topic) -> Self {
+        topic.0
+    }
+}
+
+impl From<Filter> for String {
+    fn from(filter: Filter) -> Self {
+        filter.as_str().into()
+    }
+}
+
+macro_rules! text_traits {
+    ($name:ident from $($text:ty),+) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                self.as_str()
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self, Error> {
+                Self::new(text)
+            }
+        }
+
+        impl From<&$name> for $name {
+            fn from(other: &$name) -> Self {
+                other.clone()
+            }
+        }
+
+        impl PartialEq<str> for $name {
+            fn eq(&self, other: &str) -> bool {
+                self.as_str() == other
+            }
+        }
+
+        impl PartialEq<&str> for $name {
+            fn eq(&self, other: &&str) -> bool {
+                self.as_str() == *other
+            }
+        }
+
+        $(impl TryFrom<$text> for $name {
+            type Error = Error;
+
+            fn try_from(text: $text) -> Result<Self, Error> {
+                Self::new(text)
+            }
+        })+
+    };
+}
+
+text_traits!(Topic from &str, String, &String);
+text_traits!(Filter from &str, String, &String);
+
+fn check_topic(text: &str) -> Result<(), &'static str> {
+    check_length(text)?;
+    // Without an early exit the compiler checks many bytes at once.
+    let suspect = |byte| u8::from((byte == 0) | (byte == b'+') | (byte == b'#'));
+    if text.bytes().fold(0, |found, byte| found | suspect(byte)) == 0 {
+        return Ok(());
+    }
+    Err(if text.contains('\0') { NUL } else { WILDCARD })
+}
+
+fn check_filter(text: &str) -> Result<(), &'static str> {
+    check_length(text)?;
+    if text.contains('\0') {
+        return Err(NUL);
+    }
+    let mut matched = text;
+    if is_share(text) {
+        let (group, rest) = split_share(text).ok_or(SHARE)?;
+        if group.is_empty() || rest.is_empty() || group.contains(['+', '#']) {
+            return Err(SHARE);
+        }
+        matched = rest;
+    }
+    let mut levels = matched.split('/').peekable();
+    while let Some(level) = levels.next() {
+        if level.contains('#') && (level != "#" || levels.peek().is_some()) {
+            return Err(HASH);
+        }
+        if level.contains('+') && level != "+" {
+            return Err(PLUS);
+        }
+    }
+    Ok(())
+}
+
+fn check_length(text: &str) -> Result<(), &'static str> {
+    match text.len() {
+        0 => Err(EMPTY),
+        1..=MAX_BYTES => Ok(()),
+        _ => Err(LONG),
+    }
+}
+
+fn is_share(text: &str) -> bool {
+    text.strip_prefix("$share").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The group and the matched part of `$share/<group>/<filter>`.
+fn split_share(text: &str) -> Option<(&str, &str)> {
+    text.strip_prefix("$share/")?.split_once('/')
+}
+
+/// A string on the wire has a length of two bytes.
+const MAX_BYTES: usize = u16::MAX as usize;
+
+const EMPTY: &str = "it needs at least one character";
+const LONG: &str = "shorten it to 65,535 bytes at most";
+const NUL: &str = "take out the NUL character";
+const WILDCARD: &str = "'+' and '#' belong in filters: name one topic, such as a/b";
+const HASH: &str = "'#' must be the last level, alone: a/#";
+const PLUS: &str = "'+' must be a whole level: a/+/b";
+const SHARE: &str = "a shared filter is $share/<group>/<filter>, the group without '+' or '#': $share/workers/a/#";
+const SHARE_TOPIC: &str = "as a filter, a topic under $share/ is a shared subscription: \
+    build the filter from text, $share/<group>/<filter>";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn a_topic_is_checked_when_built() {
+        let good = "a / // /finance $SYS/x 温度/é $share/g/a a//b";
+        let longest = "é".repeat(MAX_BYTES / 2) + "x";
+        for good in good.split(' ').chain([" ", "Accounts payable", &longest]) {
+            assert_eq!(Topic::new(good).unwrap(), good);
+        }
+        let bad = "+ # a/+ a/b# a+b \0 a/\0/b é/#";
+        let too_long = longest.clone() + "x";
+        for bad in bad.split(' ').chain(["", &too_long]) {
+            assert!(Topic::new(bad).is_err(), "{bad:.20?}");
+            assert!(Topic::from_wire(bad.into()).is_err(), "{bad:.20?}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_checked_when_built() {
+        let good = "# + / +/ /+ /# +/+ +/# a//b sport/tennis/# +/tennis/# sport/+/player1 \
+            $SYS/# $SYS/monitor/+ $shared $shared/a $sharé/a $Share/+/a a/$share/+ \
+            $share/g/a $share/g// $share/g/# $share/é/+/温 $share/g/$share/x";
+        let longest = "a/".repeat(MAX_BYTES / 2) + "#";
+        for good in good.split(' ').chain([" ", "Accounts payable/+", &longest]) {
+            assert_eq!(Filter::new(good).unwrap(), good);
+        }
+        let bad = "\0 a/\0 sport/tennis# sport/tennis/#/ranking sport+ +a ## #/ #/a ++ +# a/+b/c a/é+ \
+            $share $share/ $share/g $share/g/ $share//a $share// $share/+/a $share/#/a $share/g+/a \
+            $share/g/#/a $share/g/a+ $share/#";
+        let too_long = longest.clone() + "#";
+        for bad in bad.split(' ').chain(["", &too_long]) {
+            assert!(Filter::new(bad).is_err(), "{bad:.20?}");
+        }
+    }
+
+    #[test]
+    fn matching_follows_every_example_of_the_specification() {
+        // A filter > topics it matches ! topics it does not.
+        let examples = [
+            "sport/tennis/player1/# > sport/tennis/player1 sport/tennis/player1/ranking ! sport/tennis",
+            "sport/tennis/player1/# > sport/tennis/player1/score/wimbledon ! sport/tennis/player2",
+            "sport/# > sport sport/ sport/tennis ! sports Sport",
+            "# > sport sport/tennis / a/$SYS ! $SYS/monitor/Clients $SYS $",
+            "sport/tennis/+ > sport/tennis/player1 sport/tennis/player2 ! sport/tennis/player1/ranking",
+            "sport/+ > sport/ ! sport",
+            "+ > sport 温度 ! /finance $",
+            "+/tennis/# > sport/tennis sport/tennis/player1 /tennis ! tennis $SYS/tennis",
+            "sport/+/player1 > sport/tennis/player1 sport//player1 ! sport/player1",
+            "+/+ > /finance ! finance $SYS/x",
+            "/+ > /finance ! finance",
+            "+/monitor/Clients > x/monitor/Clients ! $SYS/monitor/Clients",
+            "$SYS/# > $SYS $SYS/ $SYS/monitor/Clients ! x $SYSx",
+            "$SYS/monitor/+ > $SYS/monitor/Clients ! $SYS/monitor",
+            "ACCOUNTS > ACCOUNTS ! Accounts",
+            "/finance > /finance ! finance",
+            // Beyond the specification's own.
+            "a/+/# > a/ a/b a//b ! a",
+            "a//b > a//b ! a/b a///b",
+            "a/ > a/ ! a a//",
+            "+/$SYS > a/$SYS ! $SYS/$SYS",
+            "é/+ > é/ü é/ ! e/ü é",
+            "$share/g/a/# > a a/b ! $share/g/a",
+            "$share/g/# > a ! $SYS/x $share/g/a",
+            "$share/g/+/x > /x ! $SYS/x",
+            "$share/g/$SYS/# > $SYS/x ! g/$SYS/x",
+        ];
+        for example in examples {
+            let (filter, topics) = example.split_once(" > ").unwrap();
+            let (yes, no) = topics.split_once(" ! ").unwrap();
+            let filter = Filter::new(filter).unwrap();
+            assert!(yes.split(' ').all(|topic| filter.matches(topic)), "{example}");
+            assert!(!no.split(' ').any(|topic| filter.matches(topic)), "{example}");
+        }
+    }
+
+    #[test]
+    fn a_shared_filter_tells_its_parts() {
+        let shared = Filter::new("$share/g/a/+").unwrap();
+        assert_eq!(shared.share_group(), Some("g"));
+        assert_eq!(shared.levels().collect::<Vec<_>>(), ["a", "+"]);
+        assert!(shared.has_wildcards());
+        let plain = Filter::new("$shared/g/a").unwrap();
+        assert_eq!((plain.share_group(), plain.levels().count()), (None, 3));
+        assert!(!plain.has_wildcards());
+        assert_eq!(HashSet::from([shared.clone(), shared, plain]).len(), 2);
+    }
+
+    #[test]
+    fn a_topic_under_share_is_no_filter() {
+        for topic in ["$share", "$share/g", "$share/g/a"] {
+            assert!(Filter::try_from(Topic::new(topic).unwrap()).is_err());
+        }
+        let topic = Topic::new("$shared/a").unwrap();
+        assert!(Filter::try_from(&topic).unwrap().matches(&topic));
+    }
+
+    #[test]
+    fn a_lent_topic_comes_back() {
+        let mut topic = Topic::new("a/b").unwrap();
+        let lent = topic.take();
+        let lent_at = lent.as_ptr();
+        topic.restore(lent);
+        assert_eq!(format!("{topic:>5}"), "  a/b");
+        assert_eq!(topic.as_str().as_ptr(), lent_at);
+    }
+
+    /// The rules as the specification words them, on levels.
+    fn matches_by_the_book(filter: &[&str], topic: &[&str]) -> bool {
+        match (filter, topic) {
+            (["#"], _) => true,
+            (["+", filter @ ..], [_, topic @ ..]) => matches_by_the_book(filter, topic),
+            ([wanted, filter @ ..], [level, topic @ ..]) => wanted == level && matches_by_the_book(filter, topic),
+            (filter, topic) => filter.is_empty() && topic.is_empty(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn matching_equals_the_naive_matcher(
+            mut filter in prop::collection::vec(prop::sample::select(&["a", "b", "", "$", "é", "+", "+", "+"]), 0..5),
+            tail in any::<bool>(),
+            topic in prop::collection::vec(prop::sample::select(&["a", "b", "", "$", "é"]), 1..5),
+            group in any::<bool>(),
+        ) {
+            if tail || filter.is_empty() {
+                filter.push("#");
+            }
+            let text = filter.join("/");
+            prop_assume!(!text.is_empty());
+            let hidden = topic[0].starts_with('$') && matches!(filter[0], "+" | "#");
+            let expected = !hidden && matches_by_the_book(&filter, &topic);
+            let filter = Filter::new(if group { format!("$share/é/{text}") } else { text }).unwrap();
+            prop_assert_eq!(filter.matches(topic.join("/")), expected, "{} {:?}", filter, topic);
+        }
+
+        #[test]
+        fn no_text_is_a_panic(text in "(\\$share)?[$/+#aé温\u{0}]{0,9}", other in "[$/+#aé温\u{0}]{0,6}") {
+            if let Ok(topic) = Topic::new(&text) {
+                prop_assert_eq!(topic.levels().collect::<Vec<_>>().join("/"), text.clone());
+                if let Ok(filter) = Filter::try_from(&topic) {
+                    prop_assert!(filter.matches(&topic) && !filter.has_wildcards());
+                    prop_assert_eq!(filter.matches(&other), other == text);
+                }
+            }
+            if let Ok(filter) = Filter::new(&text) {
+                filter.matches(&other);
+                prop_assert_eq!(&Filter::from_str(filter.as_str()).unwrap(), &filter);
+                prop_assert_eq!(filter.has_wildcards(), filter.levels().any(|level| level == "+" || level == "#"));
+            }
+        }
+    }
+}

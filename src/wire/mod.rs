@@ -1,0 +1,419 @@
+//! The border to the MQTT codec: the words the session speaks, and the framing every version shares.
+//!
+//! A version file translates between these words and the codec's packets and does nothing else; only this folder
+//! knows the codec crate.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::{Error, Filter, QoS, Refusal, Topic};
+
+mod v4;
+
+/// The versions of MQTT an agent can speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Version {
+    /// MQTT 3.1 (protocol name `MQIsdp`, level 3): client identifiers of 1 to 23 characters.
+    V31,
+    /// MQTT 3.1.1 (level 4).
+    #[default]
+    V311,
+}
+
+/// Nonzero where it stands for a packet that carries one.
+pub(crate) type PacketId = u16;
+
+/// A message on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Publish {
+    pub(crate) topic: Topic,
+    pub(crate) payload: Bytes,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+}
+
+/// The first packet of a connection.
+#[derive(Debug)]
+pub(crate) struct Connect<'a> {
+    pub(crate) client_id: &'a str,
+    pub(crate) clean_session: bool,
+    /// Seconds; 0 switches it off.
+    pub(crate) keep_alive: u16,
+    pub(crate) username: Option<&'a str>,
+    pub(crate) password: Option<&'a str>,
+    pub(crate) last_will: Option<&'a Publish>,
+}
+
+/// What the session wants on the wire.
+#[derive(Debug)]
+pub(crate) enum Outbound<'a> {
+    /// By `&mut`, because the codec borrows the topic's `String` for the length of the call.
+    Publish {
+        publish: &'a mut Publish,
+        id: PacketId,
+        dup: bool,
+    },
+    PubAck(PacketId),
+    PubRec(PacketId),
+    PubRel(PacketId),
+    PubComp(PacketId),
+    Subscribe {
+        id: PacketId,
+        filters: &'a [(Filter, QoS)],
+    },
+    Unsubscribe {
+        id: PacketId,
+        filters: &'a [Filter],
+    },
+    PingReq,
+    Disconnect,
+}
+
+/// What came from the wire.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Inbound {
+    ConnAck(Result<ConnAck, Refusal>),
+    Publish(Incoming),
+    /// A PUBLISH over the agent's limit, its payload thrown away unread.
+    Oversized {
+        qos: QoS,
+        id: PacketId,
+        size: usize,
+    },
+    PubAck(PacketId),
+    PubRec(PacketId),
+    PubRel(PacketId),
+    PubComp(PacketId),
+    /// One grant or refusal per filter, in the order asked.
+    SubAck {
+        id: PacketId,
+        granted: Vec<Option<QoS>>,
+    },
+    UnsubAck(PacketId),
+    PingResp,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ConnAck {
+    pub(crate) session_present: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Incoming {
+    pub(crate) topic: Topic,
+    pub(crate) payload: Bytes,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) dup: bool,
+    /// 0 at QoS 0.
+    pub(crate) id: PacketId,
+}
+
+/// The largest remaining length the protocol can express (MQTT 3.1.1, table 2.4).
+pub(crate) const MAX_REMAINING_LENGTH: usize = 268_435_455;
+
+/// Turns words into bytes and back, for one connection.
+#[derive(Debug)]
+pub(crate) struct Codec {
+    version: Version,
+    max_incoming: usize,
+    /// Bytes of an oversized packet that are still to be thrown away.
+    skip: usize,
+}
+
+impl Codec {
+    /// `max_incoming` bounds the remaining length of one packet, in bytes, and so what a peer can make us hold.
+    pub(crate) fn new(version: Version, max_incoming: usize) -> Self {
+        Self { version, max_incoming, skip: 0 }
+    }
+
+    pub(crate) fn encode_connect(&self, connect: &Connect<'_>, buf: &mut BytesMut) {
+        v4::encode_connect(self.version, connect, buf);
+    }
+
+    /// The words were checked when they were accepted (see [`publish_size`] and the constructors of topics and
+    /// filters), so encoding them cannot fail.
+    pub(crate) fn encode(&self, outbound: Outbound<'_>, buf: &mut BytesMut) {
+        v4::encode(outbound, buf);
+    }
+
+    /// Takes the next packet out of `buf`, or None until more bytes are there.
+    pub(crate) fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Inbound>, Error> {
+        if self.skip > 0 {
+            let gone = self.skip.min(buf.len());
+            buf.advance(gone);
+            self.skip -= gone;
+            if self.skip > 0 {
+                return Ok(None);
+            }
+        }
+        let Some(frame) = Frame::peek(buf)? else { return Ok(None) };
+        if frame.remaining > self.max_incoming {
+            return self.skip_oversized(frame, buf);
+        }
+        if buf.len() < frame.len() {
+            return Ok(None);
+        }
+        v4::decode(frame, buf).map(Some)
+    }
+
+    /// Reads what is needed to acknowledge a message that is too large, and arranges to skip the rest: ending the
+    /// connection instead would make the broker send it again on the next one, for ever.
+    fn skip_oversized(&mut self, frame: Frame, buf: &mut BytesMut) -> Result<Option<Inbound>, Error> {
+        let qos = match (frame.kind(), frame.flags() >> 1 & 0b11) {
+            (PUBLISH, 0) => QoS::AtMostOnce,
+            (PUBLISH, 1) => QoS::AtLeastOnce,
+            (PUBLISH, 2) => QoS::ExactlyOnce,
+            _ => return Err(Error::too_large(frame.len(), self.max_incoming)),
+        };
+        let Some(topic_length) = read_u16(buf, frame.header) else { return Ok(None) };
+        let id_at = frame.header + 2 + usize::from(topic_length);
+        let (id, end) = match qos {
+            QoS::AtMostOnce => (0, id_at),
+            _ => match read_u16(buf, id_at) {
+                Some(id) => (id, id_at + 2),
+                None => return Ok(None),
+            },
+        };
+        if end > frame.len() || (qos != QoS::AtMostOnce && id == 0) {
+            return Err(Error::protocol("the broker sent a malformed PUBLISH"));
+        }
+        let gone = end.min(buf.len());
+        buf.advance(gone);
+        self.skip = frame.len() - gone;
+        Ok(Some(Inbound::Oversized { qos, id, size: frame.len() }))
+    }
+}
+
+/// How many bytes the PUBLISH takes on the wire.
+pub(crate) fn publish_size(topic: &Topic, payload: &Bytes, qos: QoS) -> usize {
+    let id = if qos == QoS::AtMostOnce { 0 } else { 2 };
+    let remaining = 2 + topic.as_str().len() + id + payload.len();
+    1 + length_of_length(remaining) + remaining
+}
+
+/// How many bytes one filter adds to a SUBSCRIBE.
+pub(crate) fn filter_size(filter: &Filter) -> usize {
+    2 + filter.as_str().len() + 1
+}
+
+fn length_of_length(remaining: usize) -> usize {
+    match remaining {
+        0..128 => 1,
+        128..16_384 => 2,
+        16_384..2_097_152 => 3,
+        _ => 4,
+    }
+}
+
+const CONNACK: u8 = 2;
+const PUBLISH: u8 = 3;
+const PUBREL: u8 = 6;
+
+/// The fixed header of the packet at the start of the buffer.
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    first: u8,
+    /// Bytes of the fixed header itself.
+    header: usize,
+    remaining: usize,
+}
+
+impl Frame {
+    fn peek(buf: &[u8]) -> Result<Option<Self>, Error> {
+        let Some(&first) = buf.first() else { return Ok(None) };
+        let mut remaining = 0;
+        for (index, &byte) in buf[1..].iter().take(4).enumerate() {
+            remaining |= usize::from(byte & 0x7f) << (7 * index);
+            if byte & 0x80 == 0 {
+                return Ok(Some(Self { first, header: index + 2, remaining }));
+            }
+        }
+        if buf.len() > 4 {
+            return Err(Error::protocol("the broker sent a malformed remaining length"));
+        }
+        Ok(None)
+    }
+
+    fn kind(self) -> u8 {
+        self.first >> 4
+    }
+
+    fn flags(self) -> u8 {
+        self.first & 0x0f
+    }
+
+    fn len(self) -> usize {
+        self.header + self.remaining
+    }
+}
+
+fn read_u16(buf: &[u8], at: usize) -> Option<u16> {
+    buf.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode_all(bytes: &[u8], limit: usize) -> Result<Vec<Inbound>, Error> {
+        let mut codec = Codec::new(Version::V311, limit);
+        let mut buf = BytesMut::from(bytes);
+        let mut packets = Vec::new();
+        while let Some(packet) = codec.decode(&mut buf)? {
+            packets.push(packet);
+        }
+        Ok(packets)
+    }
+
+    fn encode_publish(topic: &str, payload: &[u8], qos: QoS, id: PacketId) -> BytesMut {
+        let topic = Topic::new(topic).unwrap();
+        let mut publish = Publish { topic, payload: Bytes::copy_from_slice(payload), qos, retain: false };
+        let mut buf = BytesMut::new();
+        let codec = Codec::new(Version::V311, 1024);
+        codec.encode(Outbound::Publish { publish: &mut publish, id, dup: false }, &mut buf);
+        assert_eq!(buf.len(), publish_size(&publish.topic, &publish.payload, qos));
+        buf
+    }
+
+    #[test]
+    fn a_publish_comes_back_as_it_went_out() {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let id = if qos == QoS::AtMostOnce { 0 } else { 7 };
+            let bytes = encode_publish("température/é", b"21.5", qos, id);
+            let topic = Topic::new("température/é").unwrap();
+            let payload = Bytes::from_static(b"21.5");
+            let expected = Incoming { topic, payload, qos, retain: false, dup: false, id };
+            assert_eq!(decode_all(&bytes, 1024).unwrap(), [Inbound::Publish(expected)]);
+        }
+    }
+
+    #[test]
+    fn one_byte_at_a_time_gives_the_same_packets() {
+        let mut bytes = encode_publish("a/b", &[7; 300], QoS::AtLeastOnce, 1);
+        bytes.extend_from_slice(&[0xd0, 0, 0x40, 2, 0, 9]);
+        let whole = decode_all(&bytes, 1024).unwrap();
+        assert_eq!(whole.len(), 3);
+        let mut codec = Codec::new(Version::V311, 1024);
+        let mut buf = BytesMut::new();
+        let mut packets = Vec::new();
+        for byte in bytes {
+            buf.extend_from_slice(&[byte]);
+            packets.extend(codec.decode(&mut buf).unwrap());
+        }
+        assert_eq!(packets, whole);
+    }
+
+    #[test]
+    fn an_oversized_message_is_skipped_and_the_next_packet_read() {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let id = if qos == QoS::AtMostOnce { 0 } else { 3 };
+            let mut bytes = encode_publish("big", &[1; 5000], qos, id);
+            let size = bytes.len();
+            bytes.extend_from_slice(&[0xd0, 0]);
+            let expected = [Inbound::Oversized { qos, id, size }, Inbound::PingResp];
+            assert_eq!(decode_all(&bytes, 100).unwrap(), expected);
+
+            let mut codec = Codec::new(Version::V311, 100);
+            let mut buf = BytesMut::new();
+            let mut packets = Vec::new();
+            for byte in &bytes {
+                buf.extend_from_slice(&[*byte]);
+                packets.extend(codec.decode(&mut buf).unwrap());
+                assert!(buf.len() < 16, "nothing of the payload is kept");
+            }
+            assert_eq!(packets, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_not_mqtt_is_an_error() {
+        let bad: &[(&str, &[u8])] = &[
+            ("remaining length of five bytes", &[0x30, 0xff, 0xff, 0xff, 0xff, 1]),
+            ("packet type 0", &[0x00, 0]),
+            ("packet type 15", &[0xf0, 0]),
+            ("a packet only clients send", &[0x82, 6, 0, 1, 0, 1, b'a', 0]),
+            ("QoS 3", &[0x36, 5, 0, 1, b'a', 0, 1]),
+            ("packet identifier 0", &[0x32, 5, 0, 1, b'a', 0, 0]),
+            ("topic with a wildcard", &[0x30, 3, 0, 1, b'#']),
+            ("topic with a NUL", &[0x30, 3, 0, 1, 0]),
+            ("empty topic", &[0x30, 2, 0, 0]),
+            ("topic that is not UTF-8", &[0x30, 3, 0, 1, 0xff]),
+            ("topic longer than the packet", &[0x30, 3, 0, 9, b'a']),
+            ("PUBACK without an identifier", &[0x40, 0]),
+            ("PUBACK of one byte", &[0x40, 1, 0]),
+            ("PUBACK with identifier 0", &[0x40, 2, 0, 0]),
+            ("PUBREL with wrong flags", &[0x60, 2, 0, 1]),
+            ("SUBACK with an unknown code", &[0x90, 3, 0, 1, 7]),
+            ("SUBACK without codes", &[0x90, 2, 0, 1]),
+            ("a SUBACK larger than the limit", &[0x90, 0xff, 0x7f]),
+        ];
+        for (what, bytes) in bad {
+            assert!(decode_all(bytes, 1024).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_of_a_connection_has_a_name() {
+        let refusal = |code| match decode_all(&[0x20, 2, 0, code], 1024).unwrap().remove(0) {
+            Inbound::ConnAck(Err(refusal)) => refusal,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(refusal(1), Refusal::UnacceptableProtocolVersion);
+        assert_eq!(refusal(2), Refusal::IdentifierRejected);
+        assert_eq!(refusal(3), Refusal::ServerUnavailable);
+        assert_eq!(refusal(4), Refusal::BadUserNameOrPassword);
+        assert_eq!(refusal(5), Refusal::NotAuthorized);
+        assert_eq!(refusal(200), Refusal::Other(200));
+    }
+
+    #[test]
+    fn connect_speaks_each_version() {
+        let will = Publish {
+            topic: Topic::new("w").unwrap(),
+            payload: Bytes::from_static(b"x"),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+        };
+        let connect = Connect {
+            client_id: "c",
+            clean_session: true,
+            keep_alive: 30,
+            username: Some("u"),
+            password: Some("p"),
+            last_will: Some(&will),
+        };
+        let rest = [0xee, 0, 30, 0, 1, b'c', 0, 1, b'w', 0, 1, b'x', 0, 1, b'u', 0, 1, b'p'];
+        for (version, head) in [
+            (Version::V311, &[0x10, 25, 0, 4, b'M', b'Q', b'T', b'T', 4][..]),
+            (Version::V31, &[0x10, 27, 0, 6, b'M', b'Q', b'I', b's', b'd', b'p', 3][..]),
+        ] {
+            let mut buf = BytesMut::new();
+            Codec::new(version, 1024).encode_connect(&connect, &mut buf);
+            assert_eq!(buf, [head, &rest].concat());
+        }
+    }
+
+    mod properties {
+        use super::*;
+        use proptest::prelude::*;
+
+        proptest! {
+            #[test]
+            fn no_bytes_panic_or_are_held_beyond_the_limit(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+                let mut codec = Codec::new(Version::V311, 64);
+                let mut buf = BytesMut::new();
+                for chunk in bytes.chunks(7) {
+                    buf.extend_from_slice(chunk);
+                    loop {
+                        match codec.decode(&mut buf) {
+                            Ok(Some(_)) => {}
+                            Ok(None) => break,
+                            Err(_) => return Ok(()),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! MQTT 3.1.1 and 3.1: translation between our words and the packets of the codec, nothing else.
+
+use bytes::{Buf, BufMut, BytesMut};
+use rumqttc::mqttbytes::v4::{self, Packet};
+use rumqttc::mqttbytes::QoS as WireQoS;
+
+use super::{ConnAck, Connect, Frame, Inbound, Incoming, Outbound, Version, CONNACK, PUBREL};
+use crate::{Error, QoS, Refusal, Topic};
+
+pub(super) fn encode_connect(version: Version, connect: &Connect<'_>, buf: &mut BytesMut) {
+    let mut packet = v4::Connect::new(connect.client_id);
+    packet.clean_session = connect.clean_session;
+    packet.keep_alive = connect.keep_alive;
+    if let Some(username) = connect.username {
+        packet.set_login(username, connect.password.unwrap_or_default());
+    }
+    packet.last_will = connect.last_will.map(|will| v4::LastWill {
+        topic: will.topic.as_str().to_owned(),
+        message: will.payload.clone(),
+        qos: to_wire(will.qos),
+        retain: will.retain,
+    });
+    if version == Version::V311 {
+        write(packet.write(buf));
+        return;
+    }
+    // The codec only knows the protocol name of 3.1.1; the rest of the packet is the same in 3.1.
+    let mut modern = BytesMut::new();
+    write(packet.write(&mut modern));
+    let header = modern.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count() + 2;
+    let tail = &modern[header + b"\0\x04MQTT\x04".len()..];
+    let head = b"\0\x06MQIsdp\x03";
+    buf.put_u8(modern[0]);
+    let mut length = head.len() + tail.len();
+    while length >= 0x80 {
+        buf.put_u8((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    buf.put_u8(length as u8);
+    buf.extend_from_slice(head);
+    buf.extend_from_slice(tail);
+}
+
+pub(super) fn encode(outbound: Outbound<'_>, buf: &mut BytesMut) {
+    match outbound {
+        Outbound::Publish { publish, id, dup } => {
+            let packet = v4::Publish {
+                dup,
+                qos: to_wire(publish.qos),
+                retain: publish.retain,
+                topic: publish.topic.take(),
+                pkid: id,
+                payload: publish.payload.clone(),
+            };
+            write(packet.write(buf));
+            publish.topic.restore(packet.topic);
+        }
+        Outbound::PubAck(id) => write(v4::PubAck::new(id).write(buf)),
+        Outbound::PubRec(id) => write(v4::PubRec::new(id).write(buf)),
+        Outbound::PubRel(id) => write(v4::PubRel::new(id).write(buf)),
+        Outbound::PubComp(id) => write(v4::PubComp::new(id).write(buf)),
+        Outbound::Subscribe { id, filters } => {
+            let filters = filters
+                .iter()
+                .map(|(filter, qos)| v4::SubscribeFilter::new(filter.as_str().to_owned(), to_wire(*qos)))
+                .collect();
+            write(v4::Subscribe { pkid: id, filters }.write(buf));
+        }
+        Outbound::Unsubscribe { id, filters } => {
+            let topics = filters.iter().map(|filter| filter.as_str().to_owned()).collect();
+            write(v4::Unsubscribe { pkid: id, topics }.write(buf));
+        }
+        Outbound::PingReq => write(v4::PingReq.write(buf)),
+        Outbound::Disconnect => write(v4::Disconnect.write(buf)),
+    }
+}
+
+/// The codec refuses packets over the protocol's length and identifiers of zero; the session makes neither.
+fn write<E: std::fmt::Debug>(written: Result<usize, E>) {
+    debug_assert!(written.is_ok(), "{written:?}");
+}
+
+/// Takes the packet that `frame` describes out of `buf`, which holds all of it.
+pub(super) fn decode(frame: Frame, buf: &mut BytesMut) -> Result<Inbound, Error> {
+    check_fixed_header(frame)?;
+    if frame.kind() == CONNACK && buf[3] > 5 {
+        let code = buf[3];
+        buf.advance(frame.len());
+        return Ok(Inbound::ConnAck(Err(Refusal::Other(code))));
+    }
+    let packet = Packet::read(buf, frame.remaining)
+        .map_err(|source| Error::protocol("the broker sent a malformed packet").with_source(source))?;
+    translate(packet)
+}
+
+/// What the codec does not look at: the flags (MQTT-2.2.2-2) and the lengths that are fixed.
+fn check_fixed_header(frame: Frame) -> Result<(), Error> {
+    let (kind, remaining) = (frame.kind(), frame.remaining);
+    let known = matches!(kind, 2..=13);
+    let flags = match kind {
+        3 => frame.flags(),
+        PUBREL => 0b0010,
+        _ => 0,
+    };
+    let length = match kind {
+        CONNACK | 4..=7 | 11 => remaining == 2,
+        13 => remaining == 0,
+        _ => true,
+    };
+    if !known || flags != frame.flags() || !length {
+        return Err(Error::protocol(format!("the broker sent a malformed packet of type {kind}")));
+    }
+    Ok(())
+}
+
+fn translate(packet: Packet) -> Result<Inbound, Error> {
+    let unexpected = |what| Err(Error::protocol(format!("the broker sent a {what}, which only clients send")));
+    let inbound = match packet {
+        Packet::ConnAck(ack) => Inbound::ConnAck(match ack.code {
+            v4::ConnectReturnCode::Success => Ok(ConnAck { session_present: ack.session_present }),
+            v4::ConnectReturnCode::RefusedProtocolVersion => Err(Refusal::UnacceptableProtocolVersion),
+            v4::ConnectReturnCode::BadClientId => Err(Refusal::IdentifierRejected),
+            v4::ConnectReturnCode::ServiceUnavailable => Err(Refusal::ServerUnavailable),
+            v4::ConnectReturnCode::BadUserNamePassword => Err(Refusal::BadUserNameOrPassword),
+            v4::ConnectReturnCode::NotAuthorized => Err(Refusal::NotAuthorized),
+        }),
+        Packet::Publish(publish) => Inbound::Publish(Incoming {
+            topic: Topic::from_wire(publish.topic)
+                .map_err(|source| Error::protocol("the broker sent an invalid topic").with_source(source))?,
+            payload: publish.payload,
+            qos: from_wire(publish.qos),
+            retain: publish.retain,
+            dup: publish.dup,
+            id: publish.pkid,
+        }),
+        Packet::PubAck(ack) => Inbound::PubAck(nonzero(ack.pkid)?),
+        Packet::PubRec(ack) => Inbound::PubRec(nonzero(ack.pkid)?),
+        Packet::PubRel(ack) => Inbound::PubRel(nonzero(ack.pkid)?),
+        Packet::PubComp(ack) => Inbound::PubComp(nonzero(ack.pkid)?),
+        Packet::SubAck(ack) => Inbound::SubAck {
+            id: nonzero(ack.pkid)?,
+            granted: ack
+                .return_codes
+                .into_iter()
+                .map(|code| match code {
+                    v4::SubscribeReasonCode::Success(qos) => Some(from_wire(qos)),
+                    v4::SubscribeReasonCode::Failure => None,
+                })
+                .collect(),
+        },
+        Packet::UnsubAck(ack) => Inbound::UnsubAck(nonzero(ack.pkid)?),
+        Packet::PingResp => Inbound::PingResp,
+        Packet::Connect(_) => return unexpected("CONNECT"),
+        Packet::Subscribe(_) => return unexpected("SUBSCRIBE"),
+        Packet::Unsubscribe(_) => return unexpected("UNSUBSCRIBE"),
+        Packet::PingReq => return unexpected("PINGREQ"),
+        Packet::Disconnect => return unexpected("DISCONNECT"),
+    };
+    Ok(inbound)
+}
+
+fn nonzero(id: u16) -> Result<u16, Error> {
+    match id {
+        0 => Err(Error::protocol("the broker sent packet identifier 0")),
+        id => Ok(id),
+    }
+}
+
+fn to_wire(qos: QoS) -> WireQoS {
+    match qos {
+        QoS::AtMostOnce => WireQoS::AtMostOnce,
+        QoS::AtLeastOnce => WireQoS::AtLeastOnce,
+        QoS::ExactlyOnce => WireQoS::ExactlyOnce,
+    }
+}
+
+fn from_wire(qos: WireQoS) -> QoS {
+    match qos {
+        WireQoS::AtMostOnce => QoS::AtMostOnce,
+        WireQoS::AtLeastOnce => QoS::AtLeastOnce,
+        WireQoS::ExactlyOnce => QoS::ExactlyOnce,
+    }
+}

@@ -1,0 +1,8 @@
+//! The agent against real brokers, scripted peers and broken lines.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod publish;
+mod request;
+mod subscribe;
