@@ -27,36 +27,6 @@ impl<V> Router<V> {
         Self { nodes: vec![Node::default()], free: Vec::new(), len: 0 }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Sets the value of `filter` and returns the one it had.
-    pub(crate) fn insert(&mut self, filter: Filter, value: V) -> Option<V> {
-        if let Some(held) = self.get_mut(&filter) {
-            return Some(mem::replace(held, value));
-        }
-        let node = self.make_path(&filter);
-        self.node_mut(node).push(filter, value);
-        self.len += 1;
-        None
-    }
-
-    pub(crate) fn get(&self, filter: &Filter) -> Option<&V> {
-        let node = self.node(self.find(filter)?);
-        Some(&node.entries[node.position(filter)?].1)
-    }
-
-    pub(crate) fn get_mut(&mut self, filter: &Filter) -> Option<&mut V> {
-        let node = self.find(filter)?;
-        let at = self.node(node).position(filter)?;
-        Some(&mut self.node_mut(node).entries[at].1)
-    }
-
     pub(crate) fn get_or_insert_with(&mut self, filter: &Filter, make: impl FnOnce() -> V) -> &mut V {
         let node = self.make_path(filter);
         let at = self.node(node).position(filter).unwrap_or_else(|| {
@@ -115,17 +85,6 @@ impl<V> Router<V> {
         }
     }
 
-    /// All filters and their values, in no order that means anything.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Filter, &V)> + '_ {
-        let entries = self.nodes.iter().flat_map(|node| &node.entries);
-        entries.map(|(filter, value)| (filter, value))
-    }
-
-    fn find(&self, filter: &Filter) -> Option<u32> {
-        let mut levels = filter.levels();
-        levels.try_fold(ROOT, |node, level| self.node(node).child(level))
-    }
-
     /// The node of `filter`, made if need be.
     fn make_path(&mut self, filter: &Filter) -> u32 {
         let mut node = ROOT;
@@ -149,7 +108,7 @@ impl<V> Router<V> {
 
     /// Frees the nodes at the end of `path`, the way of `filter` from the root, that hold nothing.
     fn prune(&mut self, path: &[u32], filter: &Filter) {
-        if self.is_empty() {
+        if self.len == 0 {
             self.nodes.truncate(1);
             self.nodes[0] = Node::default();
             self.nodes.shrink_to(SPARE_NODES);
@@ -322,6 +281,50 @@ const SPARE_NODES: usize = 32;
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// What only tests ask.
+    impl<V> Router<V> {
+        fn len(&self) -> usize {
+            self.len
+        }
+
+        fn is_empty(&self) -> bool {
+            self.len == 0
+        }
+
+        /// Sets the value of `filter` and returns the one it had.
+        fn insert(&mut self, filter: Filter, value: V) -> Option<V> {
+            if let Some(held) = self.get_mut(&filter) {
+                return Some(mem::replace(held, value));
+            }
+            let node = self.make_path(&filter);
+            self.node_mut(node).push(filter, value);
+            self.len += 1;
+            None
+        }
+
+        fn get(&self, filter: &Filter) -> Option<&V> {
+            let node = self.node(self.find(filter)?);
+            Some(&node.entries[node.position(filter)?].1)
+        }
+
+        fn get_mut(&mut self, filter: &Filter) -> Option<&mut V> {
+            let node = self.find(filter)?;
+            let at = self.node(node).position(filter)?;
+            Some(&mut self.node_mut(node).entries[at].1)
+        }
+
+        /// All filters and their values, in no order that means anything.
+        fn iter(&self) -> impl Iterator<Item = (&Filter, &V)> + '_ {
+            let entries = self.nodes.iter().flat_map(|node| &node.entries);
+            entries.map(|(filter, value)| (filter, value))
+        }
+
+        fn find(&self, filter: &Filter) -> Option<u32> {
+            let mut levels = filter.levels();
+            levels.try_fold(ROOT, |node, level| self.node(node).child(level))
+        }
+    }
 
     fn filter(text: &str) -> Filter {
         Filter::new(text).unwrap()
