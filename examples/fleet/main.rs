@@ -21,7 +21,7 @@ use clap::Parser;
 use futures::future::join_all;
 use futures::{stream, StreamExt};
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use mqtt_agent::Agent;
+use mqtt_agent::{Agent, Offline};
 
 use device::Device;
 use embedded::EmbeddedBroker;
@@ -64,7 +64,10 @@ async fn run(args: &Args) -> Result<Vec<String>, String> {
 
 async fn run_with(args: &Args, url: &str) -> Result<Vec<String>, String> {
     // First, so that a broker that cannot be reached is reported once and not by every device.
-    let agent = Agent::connect(url).await.map_err(|error| describe("no connection", &error))?;
+    // Its calls fail at once while there is no connection, where a device's wait for one.
+    let agent = async { Agent::builder(url)?.offline(Offline::Fail).connect().await }
+        .await
+        .map_err(|error| describe("no connection", &error))?;
 
     let mut report = Report::new(args.quiet);
     let fleet = start_fleet(args.devices, url, &mut report).await;
