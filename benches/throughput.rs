@@ -41,7 +41,7 @@ fn main() {
 
     let given = |option: &str| std::env::args().any(|argument| argument == option);
     // Without `--bench` it is `cargo test` that runs this, to see that it does.
-    if given("--bench") && !given("--test") && !given("--list") {
+    if given("--bench") && !["--test", "--list", "--profile-time"].into_iter().any(given) {
         summary::print(&mut lab, if given("--quick") { 3 } else { 9 });
     }
 }

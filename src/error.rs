@@ -50,6 +50,9 @@ pub enum ErrorKind {
     Refused(Refusal),
     /// The broker refused a filter; the error's text names it.
     SubscribeRefused,
+    /// The broker refused the message, with this reason code (MQTT 5, section 3.4.2.1; some brokers send one to clients
+    /// of 3.1.1 too).
+    PublishRefused(u8),
     /// The deadline of the call passed.
     Timeout,
     /// There is no connection now, and the call was told not to wait for one.
@@ -172,6 +175,13 @@ impl Error {
 
     pub(crate) fn subscribe_refused(filter: &str) -> Self {
         Self::new(ErrorKind::SubscribeRefused, format!("the broker refused the filter {}", Short(filter)))
+    }
+
+    pub(crate) fn publish_refused(reason: u8) -> Self {
+        Self::new(
+            ErrorKind::PublishRefused(reason),
+            format!("the broker refused the message: reason code {reason:#04x}"),
+        )
     }
 
     pub(crate) fn timeout(what: &'static str) -> Self {

@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::join_all;
 use mqtt_agent::Agent;
 
-use crate::contender::{Contender, Device, QoS, PAYLOAD};
+use crate::contender::{all, Contender, Device, QoS, PAYLOAD};
 
 const AT_ONCE: usize = 10_000;
 
@@ -45,14 +44,14 @@ impl Contender for Agent {
     }
 
     async fn call_each(&self, devices: &[Device]) {
-        join_all(devices.iter().map(|device| self.call(device, QoS::AtMostOnce))).await;
+        all(devices.iter().map(|device| self.call(device, QoS::AtMostOnce))).await;
     }
 
     async fn publish(&self, count: usize, qos: QoS) {
         for first in (0..count).step_by(AT_ONCE) {
             let sent = (first..count.min(first + AT_ONCE))
                 .map(|_| self.publish("bench/data", Bytes::from_static(&PAYLOAD)).qos(qos.into()).into_future());
-            for sent in join_all(sent).await {
+            for sent in all(sent).await {
                 sent.expect("the broker acknowledges");
             }
         }
@@ -71,6 +70,7 @@ impl Contender for Agent {
         let mut data = self
             .subscribe(["flood/data"])
             .qos(mqtt_agent::QoS::AtMostOnce)
+            // A message lost is a message not received: the bench fails rather than count it.
             .capacity(count)
             .await
             .expect("the broker grants it");

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::join_all;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Packet, Publish};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::contender::{Contender, Device, QoS, PAYLOAD};
+use crate::contender::{all, Contender, Device, QoS, PAYLOAD};
 
 /// No test has more requests under way, so that a full queue is never what is measured.
 const QUEUE: usize = 16 * 1024;
@@ -81,7 +80,7 @@ impl Contender for Baseline {
     }
 
     async fn call_each(&self, devices: &[Device]) {
-        join_all(devices.iter().map(|device| self.call(device, QoS::AtMostOnce))).await;
+        all(devices.iter().map(|device| self.call(device, QoS::AtMostOnce))).await;
     }
 
     async fn publish(&self, count: usize, qos: QoS) {
@@ -97,7 +96,7 @@ impl Contender for Baseline {
                 self.publish_acked("bench/data", Some(ack));
                 acked
             });
-            for ack in join_all(acked).await {
+            for ack in all(acked).await {
                 ack.expect("the loop runs");
             }
         }

@@ -183,8 +183,8 @@ impl Session {
         match inbound {
             Inbound::Publish(incoming) => self.handle_incoming(incoming, now),
             Inbound::Oversized { qos, id, size } => self.handle_oversized(qos, id, size),
-            Inbound::PubAck(id) => self.handle_puback(id),
-            Inbound::PubRec(id) => self.handle_pubrec(id),
+            Inbound::PubAck { id, refused } => self.handle_puback(id, refused),
+            Inbound::PubRec { id, refused } => self.handle_pubrec(id, refused),
             Inbound::PubRel(id) => self.receiving.handle_pubrel(id),
             Inbound::PubComp(id) => self.handle_pubcomp(id),
             Inbound::SubAck { id, granted } => return self.handle_suback(id, &granted, now),

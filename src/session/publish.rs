@@ -300,15 +300,19 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_puback(&mut self, id: PacketId) {
+    pub(super) fn handle_puback(&mut self, id: PacketId, refused: Option<u8>) {
         // Some brokers answer a QoS 2 publish this way; it has arrived, so it counts as acknowledged.
         if let Some((On::Published, Entry::Publish(_))) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, Delivery::Acknowledged);
+            self.settle_acked(id, refused.map_or(Ok(Delivery::Acknowledged), refuse));
         }
     }
 
-    pub(super) fn handle_pubrec(&mut self, id: PacketId) {
+    pub(super) fn handle_pubrec(&mut self, id: PacketId, refused: Option<u8>) {
         match self.in_flight.get_mut(id) {
+            // A refusal ends the handshake: there is nothing to release.
+            Some((On::Published, Entry::Publish(_))) if refused.is_some() => {
+                return self.settle_acked(id, refused.map_or(Ok(Delivery::Completed), refuse));
+            }
             Some((On::Published, Entry::Publish(outgoing))) if outgoing.publish.qos == QoS::ExactlyOnce => {
                 outgoing.repeat = false;
                 self.in_flight.move_to(id, On::Released);
@@ -322,14 +326,14 @@ impl Session {
 
     pub(super) fn handle_pubcomp(&mut self, id: PacketId) {
         if let Some((On::Released, _)) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, Delivery::Completed);
+            self.settle_acked(id, Ok(Delivery::Completed));
         }
     }
 
-    fn settle_acked(&mut self, id: PacketId, delivery: Delivery) {
+    fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>) {
         if let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) {
-            self.counters.acked().add(1);
-            self.publishes.settle(outgoing.owner, Ok(delivery));
+            self.counters.acked().add(u64::from(answer.is_ok()));
+            self.publishes.settle(outgoing.owner, answer);
         }
     }
 
@@ -442,6 +446,10 @@ impl Session {
         let in_flight = self.in_flight.len(On::Published) + self.in_flight.len(On::Released);
         self.publishes.len() + in_flight + self.publishes.unwritten.len()
     }
+}
+
+fn refuse(reason: u8) -> Result<Delivery, Error> {
+    Err(Error::publish_refused(reason).with_outcome(Outcome::Refused))
 }
 
 fn too_late() -> Error {

@@ -80,8 +80,15 @@ pub(crate) enum Inbound {
         id: PacketId,
         size: usize,
     },
-    PubAck(PacketId),
-    PubRec(PacketId),
+    /// `refused` is a reason code of MQTT 5; some brokers send one to clients of any version.
+    PubAck {
+        id: PacketId,
+        refused: Option<u8>,
+    },
+    PubRec {
+        id: PacketId,
+        refused: Option<u8>,
+    },
     PubRel(PacketId),
     PubComp(PacketId),
     /// One grant or refusal per filter, in the order asked.
@@ -343,6 +350,7 @@ mod tests {
             ("PUBACK without an identifier", &[0x40, 0]),
             ("PUBACK of one byte", &[0x40, 1, 0]),
             ("PUBACK with identifier 0", &[0x40, 2, 0, 0]),
+            ("PUBREC of one byte", &[0x50, 1, 0]),
             ("PUBREL with wrong flags", &[0x60, 2, 0, 1]),
             ("SUBACK with an unknown code", &[0x90, 3, 0, 1, 7]),
             ("SUBACK without codes", &[0x90, 2, 0, 1]),
@@ -351,6 +359,16 @@ mod tests {
         for (what, bytes) in bad {
             assert!(decode_all(bytes, 1024).is_err(), "{what}");
         }
+    }
+
+    #[test]
+    fn an_acknowledgement_may_carry_the_reason_of_a_later_version() {
+        let refused = |bytes: &[u8]| decode_all(bytes, 1024).unwrap();
+        assert_eq!(refused(&[0x40, 2, 0, 1]), [Inbound::PubAck { id: 1, refused: None }]);
+        assert_eq!(refused(&[0x40, 3, 0, 1, 0x10]), [Inbound::PubAck { id: 1, refused: None }]);
+        assert_eq!(refused(&[0x40, 4, 0, 1, 0x87, 0]), [Inbound::PubAck { id: 1, refused: Some(0x87) }]);
+        assert_eq!(refused(&[0x50, 3, 0, 1, 0x97]), [Inbound::PubRec { id: 1, refused: Some(0x97) }]);
+        assert_eq!(refused(&[0x70, 4, 0, 1, 0x92, 0]), [Inbound::PubComp(1)]);
     }
 
     #[test]

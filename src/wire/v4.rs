@@ -88,9 +88,17 @@ pub(super) fn decode(frame: Frame, buf: &mut BytesMut) -> Result<Inbound, Error>
         buf.advance(frame.len());
         return Ok(Inbound::ConnAck(Err(Refusal::Other(code))));
     }
+    let refused = reason(frame, buf).filter(|reason| *reason >= 0x80);
     let packet = Packet::read(buf, frame.remaining)
         .map_err(|source| Error::protocol("the broker sent a malformed packet").with_source(source))?;
-    translate(packet)
+    translate(packet, refused)
+}
+
+/// The reason code that MQTT 5 puts behind the identifier of an acknowledgement. Brokers have been seen to send it to
+/// clients of 3.1.1; taken for malformed, it would end each connection on which the same message is sent again.
+fn reason(frame: Frame, buf: &[u8]) -> Option<u8> {
+    let acknowledges = matches!(frame.kind(), 4..=7) && frame.remaining > 2;
+    acknowledges.then(|| buf.get(frame.header + 2).copied()).flatten()
 }
 
 /// What the codec does not look at: the flags (MQTT-2.2.2-2) and the lengths that are fixed.
@@ -103,7 +111,8 @@ fn check_fixed_header(frame: Frame) -> Result<(), Error> {
         _ => 0,
     };
     let length = match kind {
-        CONNACK | 4..=7 | 11 => remaining == 2,
+        CONNACK | 11 => remaining == 2,
+        4..=7 => remaining >= 2,
         13 => remaining == 0,
         _ => true,
     };
@@ -113,7 +122,7 @@ fn check_fixed_header(frame: Frame) -> Result<(), Error> {
     Ok(())
 }
 
-fn translate(packet: Packet) -> Result<Inbound, Error> {
+fn translate(packet: Packet, refused: Option<u8>) -> Result<Inbound, Error> {
     let unexpected = |what| Err(Error::protocol(format!("the broker sent a {what}, which only clients send")));
     let inbound = match packet {
         Packet::ConnAck(ack) => Inbound::ConnAck(match ack.code {
@@ -133,8 +142,8 @@ fn translate(packet: Packet) -> Result<Inbound, Error> {
             dup: publish.dup,
             id: publish.pkid,
         }),
-        Packet::PubAck(ack) => Inbound::PubAck(nonzero(ack.pkid)?),
-        Packet::PubRec(ack) => Inbound::PubRec(nonzero(ack.pkid)?),
+        Packet::PubAck(ack) => Inbound::PubAck { id: nonzero(ack.pkid)?, refused },
+        Packet::PubRec(ack) => Inbound::PubRec { id: nonzero(ack.pkid)?, refused },
         Packet::PubRel(ack) => Inbound::PubRel(nonzero(ack.pkid)?),
         Packet::PubComp(ack) => Inbound::PubComp(nonzero(ack.pkid)?),
         Packet::SubAck(ack) => Inbound::SubAck {

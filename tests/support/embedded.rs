@@ -68,6 +68,7 @@ impl Drop for EmbeddedBroker {
 pub struct EmbeddedBuilder {
     port: u16,
     max_packet_size: Option<usize>,
+    window: Option<u16>,
     storage_dir: Option<PathBuf>,
     access: Access,
 }
@@ -88,6 +89,12 @@ impl EmbeddedBuilder {
     /// Refuses every client that does not show this login.
     pub fn login(mut self, user: &str, password: &str) -> Self {
         self.access.login = Some((user.to_owned(), password.to_owned()));
+        self
+    }
+
+    /// Sends a client at most so many messages that it has not acknowledged.
+    pub fn window(mut self, messages: u16) -> Self {
+        self.window = Some(messages);
         self
     }
 
@@ -146,7 +153,7 @@ impl EmbeddedBuilder {
             .with_max_clients(20_000)
             // A full channel drops QoS 0 messages silently and slows the others down.
             .with_client_channel_capacity(50_000)
-            .with_max_outbound_inflight(20_000)
+            .with_max_outbound_inflight(self.window.unwrap_or(20_000))
             .with_storage(
                 storage.with_max_queued_messages_per_client(200_000).with_max_queued_bytes_per_client(1 << 30),
             );

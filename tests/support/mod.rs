@@ -64,6 +64,8 @@ pub struct BrokerOptions {
     pub refused: Vec<String>,
     /// At least 1024.
     pub max_packet_size: Option<usize>,
+    /// How many messages that it has not acknowledged a client is sent.
+    pub window: Option<u16>,
 }
 
 /// A running broker of either kind. Ends when dropped.
@@ -136,6 +138,9 @@ impl Broker {
         if let Some(bytes) = options.max_packet_size {
             builder = builder.max_packet_size(bytes);
         }
+        if let Some(messages) = options.window {
+            builder = builder.window(messages);
+        }
         let broker = builder.clone().start().await;
         Self { addr: broker.addr(), inner: Inner::Embedded(builder, Some(broker)) }
     }
@@ -145,6 +150,7 @@ impl Broker {
             login: options.login,
             refused: options.refused,
             max_packet_size: options.max_packet_size,
+            window: options.window,
             ..MosquittoConfig::default()
         };
         let broker = mosquitto_or_skip(config).await?;

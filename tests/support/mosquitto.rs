@@ -21,6 +21,8 @@ pub struct MosquittoConfig {
     /// publishes there. Not together with `login`.
     pub refused: Vec<String>,
     pub max_packet_size: Option<usize>,
+    /// How many messages that it has not acknowledged a client is sent; no limit without.
+    pub window: Option<u16>,
     /// Further lines of the configuration, before the listener.
     pub lines: Vec<String>,
 }
@@ -174,7 +176,7 @@ impl Mosquitto {
             "set_tcp_nodelay true".to_owned(),
             // The default of 1000 drops the rest silently.
             "max_queued_messages 0".to_owned(),
-            "max_inflight_messages 0".to_owned(),
+            format!("max_inflight_messages {}", self.config.window.unwrap_or(0)),
         ];
         // Started as root it would drop to a user that cannot read this directory.
         if fs::metadata(dir).expect("an existing directory").uid() == 0 {
