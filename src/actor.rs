@@ -98,6 +98,7 @@ impl Actor {
             let now = Instant::now();
             // Who left is noted first: nothing is sent for a caller that is gone.
             let mut progress = self.poll_notices(cx, now);
+            let had_room = self.session.has_room();
             progress |= self.poll_commands(cx, now);
             match self.poll_link(cx, &mut packets, now) {
                 Ok(moved) => progress |= moved,
@@ -106,9 +107,12 @@ impl Actor {
                     false => return Poll::Ready(()),
                 },
             }
+            self.session.count();
             if self.session.is_finished(now) {
                 return Poll::Ready(());
             }
+            // Nobody has looked at the lane of commands while the queue was full.
+            progress |= !had_room && self.session.has_room();
             if packets == 0 {
                 break;
             }

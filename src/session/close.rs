@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::Session;
+use super::{InFlight, Session};
 use crate::command::{self, Reply, Unfinished};
 use crate::wire::{Codec, Outbound};
 
@@ -86,6 +86,9 @@ impl Session {
         let requests = self.abandon_requests();
         let publishes = self.abandon_publishes();
         self.abandon_subscriptions();
+        self.in_flight = InFlight::new();
+        self.count();
+        self.count_filters();
         let replies = self.closing.take().map(|closing| closing.replies).unwrap_or_default();
         (replies, Unfinished { publishes, requests })
     }

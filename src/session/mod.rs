@@ -244,6 +244,10 @@ impl Session {
                 connection.blocked_since.get_or_insert(now);
             }
         }
+    }
+
+    /// Brings the counters of what is held now up to date.
+    pub(crate) fn count(&self) {
         self.counters.queued().set(self.publishes.len());
         self.counters.in_flight().set(self.in_flight.len(On::Published) + self.in_flight.len(On::Released));
         self.counters.pending_requests().set(self.requests.len());
