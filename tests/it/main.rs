@@ -3,6 +3,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
+mod cancel;
+mod common;
+mod connect;
 mod publish;
 mod request;
+mod shutdown;
 mod subscribe;
