@@ -455,11 +455,22 @@ impl Session {
         }
     }
 
-    /// The agent ends: every caller is told what became of its message.
+    /// The agent ends: every caller is told what became of its message. How many there were, those that were handed
+    /// over included.
     pub(super) fn abandon_publishes(&mut self) -> usize {
+        let mut in_flight = self.in_flight.clear(On::Published);
+        in_flight.extend(self.in_flight.clear(On::Released));
+        let in_flight = in_flight.iter().filter_map(|entry| match entry {
+            Entry::Publish(outgoing) => Some(outgoing),
+            Entry::Subscribe(_) | Entry::Unsubscribe(_) => None,
+        });
+        let left = in_flight.chain(&self.publishes.queue);
+        let handed_over = left.filter(|outgoing| matches!(outgoing.owner, Owner::Nobody)).count();
         self.publishes.queue.clear();
+        self.publishes.queued_bytes = 0;
+        self.publishes.stale = 0;
         self.publishes.unwritten.clear();
-        let unfinished = self.publishes.calls.len();
+        let unfinished = handed_over + self.publishes.calls.len();
         for (_, call) in self.publishes.calls.drain() {
             let outcome = if call.sent { Outcome::Unknown } else { Outcome::NotSent };
             call.reply.send(Err(Error::closed().with_outcome(outcome)));
