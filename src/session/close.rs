@@ -60,16 +60,20 @@ impl Session {
         })
     }
 
-    pub(super) fn transmit_disconnect(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) -> bool {
+    /// However full the buffer is: a peer that does not read must not hold up the end.
+    pub(super) fn transmit_disconnect(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) {
         if !self.is_drained(now) {
-            return false;
+            return;
         }
-        let Some(closing) = self.closing.as_mut().filter(|closing| closing.disconnect_until.is_none()) else {
-            return false;
-        };
-        closing.disconnect_until = Some(now + GOODBYE);
-        codec.encode(Outbound::Disconnect, buf);
-        true
+        if let Some(closing) = &mut self.closing {
+            closing.disconnect_until = Some(now + GOODBYE);
+            codec.encode(Outbound::Disconnect, buf);
+        }
+    }
+
+    /// MQTT-3.14.4-2: after DISCONNECT nothing is sent.
+    pub(super) fn has_said_goodbye(&self) -> bool {
+        self.closing.as_ref().is_some_and(|closing| closing.disconnect_until.is_some())
     }
 
     /// Whether the end has come: the goodbye is written, or there is nobody to say it to.

@@ -222,7 +222,7 @@ impl Session {
     /// them. Then what was in flight on the last connection, in its old order. Then SUBSCRIBE before PUBLISH, so that
     /// a request cannot overtake the filter its reply comes by.
     pub(crate) fn poll_transmit(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) {
-        if self.connection.is_none() {
+        if self.connection.is_none() || self.has_said_goodbye() {
             return;
         }
         let before = buf.len();
@@ -232,12 +232,12 @@ impl Session {
                 || self.transmit_repeated(codec, buf)
                 || self.transmit_filters(codec, buf)
                 || self.transmit_queued(codec, buf, base.wrapping_sub(before as u64), now)
-                || self.transmit_ping(codec, buf)
-                || self.transmit_disconnect(codec, buf, now);
+                || self.transmit_ping(codec, buf);
             if !sent {
                 break;
             }
         }
+        self.transmit_disconnect(codec, buf, now);
         if let Some(connection) = &mut self.connection {
             connection.encoded += (buf.len() - before) as u64;
             if buf.len() > before {
