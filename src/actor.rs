@@ -127,7 +127,7 @@ impl Actor {
     fn poll_notices(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut progress = false;
         while let Poll::Ready(Some(notice)) = self.notices.poll_recv(cx) {
-            if matches!(notice, Notice::Close(_)) {
+            if matches!(notice, Notice::Close(_) | Notice::Abandoned(_)) {
                 // What was called before the end was accepted before it.
                 self.commands.close();
                 while let Ok(command) = self.commands.try_recv() {
@@ -145,12 +145,8 @@ impl Actor {
             return false;
         }
         match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
-            Poll::Pending => false,
-            Poll::Ready(0) => {
-                tracing::debug!("the last handle was dropped");
-                self.session.handle_abandoned(now + self.options.timeout);
-                true
-            }
+            // None will come any more; the notice of that is on its way.
+            Poll::Pending | Poll::Ready(0) => false,
             Poll::Ready(_) => {
                 for command in self.batch.drain(..) {
                     self.session.handle_command(command, now);

@@ -39,8 +39,7 @@ impl Session {
         closing.replies.push(close.reply);
     }
 
-    /// The last handle is gone: what was accepted may still be sent.
-    pub(crate) fn handle_abandoned(&mut self, drain_until: Instant) {
+    pub(super) fn handle_abandoned(&mut self, drain_until: Instant) {
         self.closing.get_or_insert(Closing {
             drain_until: Some(drain_until),
             replies: Vec::new(),

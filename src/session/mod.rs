@@ -142,6 +142,7 @@ impl Session {
     pub(crate) fn handle_notice(&mut self, notice: Notice, now: Instant) {
         match notice {
             Notice::Close(close) => self.handle_close(close),
+            Notice::Abandoned(drain_until) => self.handle_abandoned(drain_until),
             Notice::SubscriberGone(subscriber) => self.remove_subscriber(subscriber, None),
             Notice::Unsubscribe(subscriber, reply) => self.remove_subscriber(subscriber, Some(reply)),
             Notice::RequestGone(id) => self.forget_request(id, now),
