@@ -173,26 +173,29 @@ broker_test!(a_second_client_of_the_same_name_takes_over, |broker| async move {
     second.publish("a", "x").await.unwrap();
 });
 
-broker_test!(the_last_will_is_published_for_a_connection_that_is_cut_and_not_for_one_that_is_closed, |broker| async move {
-    let watcher = Agent::connect(broker.url()).await.unwrap();
-    let mut stream = watcher.subscribe("will/#").await.unwrap();
-    let proxy = Proxy::start(broker.addr()).await;
-    let with_will = |id: &str| {
-        let will = LastWill::new(format!("will/{id}"), "gone").qos(QoS::AtLeastOnce);
-        options(&proxy.url()).last_will(will).reconnect(give_up).connect()
-    };
-    let closed = with_will("closed").await.unwrap();
-    closed.close().await;
-    let dropped = with_will("dropped").await.unwrap();
-    drop(dropped);
-    proxy.wait_for_live(0).await;
-    let _cut = with_will("cut").await.unwrap();
-    proxy.cut().await;
-    let message = within(LIMIT, "the will", stream.recv()).await.unwrap().unwrap();
-    assert_eq!((message.topic().as_str(), message.text()), ("will/cut", Ok("gone")));
-    watcher.publish("will/end", "").await.unwrap();
-    assert_eq!(stream.recv().await.unwrap().unwrap().topic(), "will/end");
-});
+broker_test!(
+    the_last_will_is_published_for_a_connection_that_is_cut_and_not_for_one_that_is_closed,
+    |broker| async move {
+        let watcher = Agent::connect(broker.url()).await.unwrap();
+        let mut stream = watcher.subscribe("will/#").await.unwrap();
+        let proxy = Proxy::start(broker.addr()).await;
+        let with_will = |id: &str| {
+            let will = LastWill::new(format!("will/{id}"), "gone").qos(QoS::AtLeastOnce);
+            options(&proxy.url()).last_will(will).reconnect(give_up).connect()
+        };
+        let closed = with_will("closed").await.unwrap();
+        closed.close().await;
+        let dropped = with_will("dropped").await.unwrap();
+        drop(dropped);
+        proxy.wait_for_live(0).await;
+        let _cut = with_will("cut").await.unwrap();
+        proxy.cut().await;
+        let message = within(LIMIT, "the will", stream.recv()).await.unwrap().unwrap();
+        assert_eq!((message.topic().as_str(), message.text()), ("will/cut", Ok("gone")));
+        watcher.publish("will/end", "").await.unwrap();
+        assert_eq!(stream.recv().await.unwrap().unwrap().topic(), "will/end");
+    }
+);
 
 broker_test!(a_session_that_is_kept_is_resumed, |broker| async move {
     let session_present = |agent: &Agent| match *agent.state().borrow() {

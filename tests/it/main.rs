@@ -1,5 +1,8 @@
 //! The agent against real brokers, scripted peers and broken lines.
 
+// `allow-unwrap-in-tests` does not reach the helpers of tests.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -551,6 +551,31 @@ async fn a_message_that_was_sent_and_lost_twice_keeps_its_outcome() {
 }
 
 #[tokio::test]
+async fn a_request_that_was_sent_and_lost_twice_leaves_nothing_in_the_queue() {
+    let server = Scripted::listen().await;
+    let (agent, mut peer) = linked(&server, options(&server.url())).await;
+    let call = agent.request("q", "?").reply_to("r").timeout(millis(300)).into_future();
+    let call = tokio::spawn(call);
+    let id = peer.expect_subscribe().await.pkid;
+    peer.suback(id, &[SubscribeReasonCode::Success(WireQoS::AtLeastOnce)]).await;
+    assert_eq!(peer.expect_publish().await.payload, "?");
+    peer.reset();
+    let mut peer = server.accept().await;
+    peer.expect_connect().await;
+    peer.send_raw(&[0x20, 2, 0, 0, 0x20, 2, 0, 0]).await;
+    let mut peer = server.accept().await;
+    peer.expect_connect().await;
+    let error = within(LIMIT, "the timeout", call).await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
+    peer.connack(ConnectReturnCode::Success, false).await;
+    // The reply filter lingers, so it is asked for once more; the question is not.
+    let id = peer.expect_subscribe().await.pkid;
+    peer.suback(id, &[SubscribeReasonCode::Success(WireQoS::AtLeastOnce)]).await;
+    expect_next(&agent, &mut peer, "next").await;
+    stats(&agent, "nothing queued", |stats| stats.queued == 0).await;
+}
+
+#[tokio::test]
 async fn what_waits_without_a_connection_is_counted() {
     let server = Scripted::listen().await;
     let (agent, _peer) = held_offline(&server, options(&server.url())).await;

@@ -132,9 +132,8 @@ async fn close_answers_everyone() {
         let publishes = [QoS::AtLeastOnce, QoS::ExactlyOnce]
             .map(|qos| tokio::spawn(agent.publish("a", "x").qos(qos).timeout(secs(60)).into_future()));
         let subscribe = tokio::spawn(agent.subscribe("b").timeout(secs(60)).into_future());
-        let requests = [(), ()].map(|()| {
-            tokio::spawn(agent.request("a", "x").reply_to("c").timeout(secs(60)).into_future())
-        });
+        let requests =
+            [(), ()].map(|()| tokio::spawn(agent.request("a", "x").reply_to("c").timeout(secs(60)).into_future()));
         let many = tokio::spawn(agent.request("a", "x").reply_to("d").timeout(secs(60)).replies(2).into_future());
         let collect = tokio::spawn(agent.collect("e", 1, secs(60)).into_future());
         stats(&agent, "all calls", |stats| stats.pending_requests == 3 && stats.filters == 4).await;
