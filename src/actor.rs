@@ -98,6 +98,7 @@ impl Actor {
             let now = Instant::now();
             // Who left is noted first: nothing is sent for a caller that is gone.
             let mut progress = self.poll_notices(cx, now);
+            let had_room = self.session.has_room();
             progress |= self.poll_commands(cx, now);
             match self.poll_link(cx, &mut packets, now) {
                 Ok(moved) => progress |= moved,
@@ -106,9 +107,12 @@ impl Actor {
                     false => return Poll::Ready(()),
                 },
             }
+            self.session.count();
             if self.session.is_finished(now) {
                 return Poll::Ready(());
             }
+            // Nobody has looked at the lane of commands while the queue was full.
+            progress |= !had_room && self.session.has_room();
             if packets == 0 {
                 break;
             }
@@ -123,7 +127,7 @@ impl Actor {
     fn poll_notices(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut progress = false;
         while let Poll::Ready(Some(notice)) = self.notices.poll_recv(cx) {
-            if matches!(notice, Notice::Close(_)) {
+            if matches!(notice, Notice::Close(_) | Notice::Abandoned(_)) {
                 // What was called before the end was accepted before it.
                 self.commands.close();
                 while let Ok(command) = self.commands.try_recv() {
@@ -141,12 +145,8 @@ impl Actor {
             return false;
         }
         match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
-            Poll::Pending => false,
-            Poll::Ready(0) => {
-                tracing::debug!("the last handle was dropped");
-                self.session.handle_abandoned(now + self.options.timeout);
-                true
-            }
+            // None will come any more; the notice of that is on its way.
+            Poll::Pending | Poll::Ready(0) => false,
             Poll::Ready(_) => {
                 for command in self.batch.drain(..) {
                     self.session.handle_command(command, now);

@@ -50,6 +50,14 @@ impl Shared {
     }
 }
 
+/// A notice, because the lane of commands, whose end would say the same, is not looked at while the queue is full.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let drain_until = Instant::now() + self.options.timeout.min(FAR);
+        let _ = self.lanes.notices.send(Notice::Abandoned(drain_until));
+    }
+}
+
 impl Terms {
     pub(crate) fn new(offline: Offline, timeout: Duration) -> Self {
         Self { offline, deadline: Instant::now() + timeout.min(FAR) }

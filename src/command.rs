@@ -23,7 +23,8 @@ pub(crate) enum Command {
 }
 
 /// What must reach the actor however full its lane of commands is, and what is sent from `Drop`, which can neither wait
-/// nor fail. There are never more of them than there were live subscriptions, requests and callers of `close`.
+/// nor fail. There are never more of them than there were live subscriptions, requests and callers of `close`, and one
+/// for all handles.
 #[derive(Debug)]
 pub(crate) enum Notice {
     SubscriberGone(SubscriberKey),
@@ -31,6 +32,8 @@ pub(crate) enum Notice {
     Unsubscribe(SubscriberKey, Reply<()>),
     RequestGone(RequestId),
     Close(Close),
+    /// The last handle is gone: what was accepted may still be sent, until then.
+    Abandoned(Instant),
 }
 
 /// Chosen by the handle, so that it can name a request the actor may not have seen yet.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::Session;
+use super::{InFlight, Session};
 use crate::command::{self, Reply, Unfinished};
 use crate::wire::{Codec, Outbound};
 
@@ -39,8 +39,7 @@ impl Session {
         closing.replies.push(close.reply);
     }
 
-    /// The last handle is gone: what was accepted may still be sent.
-    pub(crate) fn handle_abandoned(&mut self, drain_until: Instant) {
+    pub(super) fn handle_abandoned(&mut self, drain_until: Instant) {
         self.closing.get_or_insert(Closing {
             drain_until: Some(drain_until),
             replies: Vec::new(),
@@ -60,16 +59,20 @@ impl Session {
         })
     }
 
-    pub(super) fn transmit_disconnect(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) -> bool {
+    /// However full the buffer is: a peer that does not read must not hold up the end.
+    pub(super) fn transmit_disconnect(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) {
         if !self.is_drained(now) {
-            return false;
+            return;
         }
-        let Some(closing) = self.closing.as_mut().filter(|closing| closing.disconnect_until.is_none()) else {
-            return false;
-        };
-        closing.disconnect_until = Some(now + GOODBYE);
-        codec.encode(Outbound::Disconnect, buf);
-        true
+        if let Some(closing) = &mut self.closing {
+            closing.disconnect_until = Some(now + GOODBYE);
+            codec.encode(Outbound::Disconnect, buf);
+        }
+    }
+
+    /// MQTT-3.14.4-2: after DISCONNECT nothing is sent.
+    pub(super) fn has_said_goodbye(&self) -> bool {
+        self.closing.as_ref().is_some_and(|closing| closing.disconnect_until.is_some())
     }
 
     /// Whether the end has come: the goodbye is written, or there is nobody to say it to.
@@ -86,6 +89,9 @@ impl Session {
         let requests = self.abandon_requests();
         let publishes = self.abandon_publishes();
         self.abandon_subscriptions();
+        self.in_flight = InFlight::new();
+        self.count();
+        self.count_filters();
         let replies = self.closing.take().map(|closing| closing.replies).unwrap_or_default();
         (replies, Unfinished { publishes, requests })
     }

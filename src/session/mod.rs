@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::collect::FAR;
 use crate::command::{Command, Notice, SubscriberKey};
 use crate::options::Options;
 use crate::stats::Counters;
@@ -106,12 +107,12 @@ impl Session {
         let limits = Limits {
             // The wire carries whole seconds.
             keep_alive: Duration::from_secs(options.keep_alive.as_secs()),
-            write_timeout: options.write_timeout,
+            write_timeout: options.write_timeout.min(FAR),
             max_in_flight: options.max_in_flight.into(),
             max_queued: options.max_queued,
             max_queued_bytes: options.max_queued_bytes,
             max_filters_per_subscribe: options.max_filters_per_subscribe,
-            reply_linger: options.reply_linger,
+            reply_linger: options.reply_linger.min(FAR),
         };
         Self {
             limits,
@@ -142,6 +143,7 @@ impl Session {
     pub(crate) fn handle_notice(&mut self, notice: Notice, now: Instant) {
         match notice {
             Notice::Close(close) => self.handle_close(close),
+            Notice::Abandoned(drain_until) => self.handle_abandoned(drain_until),
             Notice::SubscriberGone(subscriber) => self.remove_subscriber(subscriber, None),
             Notice::Unsubscribe(subscriber, reply) => self.remove_subscriber(subscriber, Some(reply)),
             Notice::RequestGone(id) => self.forget_request(id, now),
@@ -222,7 +224,7 @@ impl Session {
     /// them. Then what was in flight on the last connection, in its old order. Then SUBSCRIBE before PUBLISH, so that
     /// a request cannot overtake the filter its reply comes by.
     pub(crate) fn poll_transmit(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) {
-        if self.connection.is_none() {
+        if self.connection.is_none() || self.has_said_goodbye() {
             return;
         }
         let before = buf.len();
@@ -232,18 +234,22 @@ impl Session {
                 || self.transmit_repeated(codec, buf)
                 || self.transmit_filters(codec, buf)
                 || self.transmit_queued(codec, buf, base.wrapping_sub(before as u64), now)
-                || self.transmit_ping(codec, buf)
-                || self.transmit_disconnect(codec, buf, now);
+                || self.transmit_ping(codec, buf);
             if !sent {
                 break;
             }
         }
+        self.transmit_disconnect(codec, buf, now);
         if let Some(connection) = &mut self.connection {
             connection.encoded += (buf.len() - before) as u64;
             if buf.len() > before {
                 connection.blocked_since.get_or_insert(now);
             }
         }
+    }
+
+    /// Brings the counters of what is held now up to date.
+    pub(crate) fn count(&self) {
         self.counters.queued().set(self.publishes.len());
         self.counters.in_flight().set(self.in_flight.len(On::Published) + self.in_flight.len(On::Released));
         self.counters.pending_requests().set(self.requests.len());

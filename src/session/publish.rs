@@ -57,14 +57,18 @@ struct Call {
     offline: Offline,
     /// May have reached a wire.
     sent: bool,
+    /// Stands in `Publishes::queue`, for the first time or once more.
+    queued: bool,
 }
 
 /// What an entry of the queue is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claim {
     Wanted,
-    /// Its caller left without a word.
+    /// Its caller left without a word before it was sent.
     Abandoned,
+    /// Its caller left after it was sent once: it is still owed to the broker.
+    Orphaned,
     /// It lost its owner before, and was counted then.
     Stale,
 }
@@ -134,27 +138,32 @@ impl Publishes {
             Owner::Call(call) => match self.calls.get(call) {
                 None => Claim::Stale,
                 Some(pending) if pending.reply.is_abandoned() => {
+                    let claim = if pending.sent { Claim::Orphaned } else { Claim::Abandoned };
                     self.calls.remove(call);
-                    Claim::Abandoned
+                    claim
                 }
                 Some(_) => Claim::Wanted,
             },
         }
     }
 
-    /// An entry of the queue lost its owner. Such entries go when they reach the front; where a stalled front keeps
+    /// Entries of the queue lost their owners. Such entries go when they reach the front; where a stalled front keeps
     /// them, they are swept out once they are the majority, so that they cannot fill the queue.
-    pub(super) fn note_stale(&mut self, requests: &Requests) {
-        self.stale += 1;
+    pub(super) fn note_stale(&mut self, count: usize, requests: &Requests) {
+        self.stale += count;
         if self.stale * 2 <= self.queue.len() {
             return;
         }
-        for outgoing in std::mem::take(&mut self.queue) {
-            if self.claim(outgoing.owner, requests) == Claim::Wanted {
-                self.queue.push_back(outgoing);
-            } else {
-                self.queued_bytes -= size(&outgoing);
+        for mut outgoing in std::mem::take(&mut self.queue) {
+            match self.claim(outgoing.owner, requests) {
+                Claim::Wanted => {}
+                Claim::Orphaned => outgoing.owner = Owner::Nobody,
+                Claim::Abandoned | Claim::Stale => {
+                    self.queued_bytes -= size(&outgoing);
+                    continue;
+                }
             }
+            self.queue.push_back(outgoing);
         }
         self.stale = 0;
     }
@@ -193,7 +202,7 @@ impl Session {
                 Owner::Nobody
             }
             Some(reply) => {
-                let call = self.publishes.calls.insert(Call { reply, offline, sent: false });
+                let call = self.publishes.calls.insert(Call { reply, offline, sent: false, queued: true });
                 if let Some(deadline) = deadline {
                     self.arm(deadline, Due::Publish(call));
                 }
@@ -214,10 +223,15 @@ impl Session {
         now: Instant,
     ) -> bool {
         while let Some(front) = self.publishes.queue.front() {
-            let (owner, qos, expired) = (front.owner, front.publish.qos, front.is_expired(now));
+            let (mut owner, qos, expired) = (front.owner, front.publish.qos, front.is_expired(now));
             let claim = self.publishes.claim(owner, &self.requests);
+            if claim == Claim::Orphaned {
+                owner = Owner::Nobody;
+                self.publishes.queue[0].owner = owner;
+            }
             // A caller that waits hears of its deadline by itself; one that left after a first sending does not.
-            if claim != Claim::Wanted || (expired && matches!(owner, Owner::Nobody)) {
+            let unwanted = matches!(claim, Claim::Abandoned | Claim::Stale);
+            if unwanted || (expired && matches!(owner, Owner::Nobody)) {
                 self.publishes.pop();
                 self.publishes.stale -= usize::from(claim == Claim::Stale);
                 continue;
@@ -259,6 +273,7 @@ impl Session {
             Owner::Call(call) => {
                 if let Some(pending) = self.publishes.calls.get_mut(call) {
                     pending.sent = true;
+                    pending.queued = false;
                 }
                 if qos == QoS::AtMostOnce {
                     let end = written_base.wrapping_add(buf.len() as u64);
@@ -344,7 +359,9 @@ impl Session {
             call.reply.send(Err(error.with_outcome(Outcome::Unknown)));
         } else {
             call.reply.send(Err(too_late()));
-            self.publishes.note_stale(&self.requests);
+        }
+        if call.queued {
+            self.publishes.note_stale(1, &self.requests);
         }
     }
 
@@ -361,7 +378,8 @@ impl Session {
         let mut withdrawn = 0;
         for outgoing in &mut publishes.queue {
             let Owner::Call(key) = outgoing.owner else { continue };
-            match publishes.calls.get(key).map(|call| call.offline) {
+            // One that was sent once and stands here again is in doubt, as it was in flight.
+            match publishes.calls.get(key).filter(|call| !call.sent).map(|call| call.offline) {
                 Some(Offline::Fail) => {
                     if let Some(call) = publishes.calls.remove(key) {
                         call.reply.send(Err(Error::offline()));
@@ -370,7 +388,9 @@ impl Session {
                 }
                 Some(Offline::Queue) => {
                     if let Some(call) = publishes.calls.remove(key) {
-                        if !call.reply.is_abandoned() {
+                        if call.reply.is_abandoned() {
+                            withdrawn += 1;
+                        } else {
                             call.reply.send(Ok(Delivery::Queued));
                             outgoing.owner = Owner::Nobody;
                             outgoing.deadline = None;
@@ -380,9 +400,7 @@ impl Session {
                 _ => {}
             }
         }
-        for _ in 0..withdrawn {
-            self.publishes.note_stale(&self.requests);
-        }
+        self.publishes.note_stale(withdrawn, &self.requests);
     }
 
     /// A new connection. With the session everything unacknowledged goes out again under its identifier; without it,
@@ -418,9 +436,8 @@ impl Session {
                 continue;
             }
             match self.publishes.claim(outgoing.owner, &self.requests) {
-                Claim::Wanted => {}
-                // It was sent before its caller left, so it is still owed to the broker.
-                Claim::Abandoned => outgoing.owner = Owner::Nobody,
+                Claim::Wanted => self.note_queued(outgoing.owner),
+                Claim::Orphaned | Claim::Abandoned => outgoing.owner = Owner::Nobody,
                 Claim::Stale => continue,
             }
             outgoing.repeat = false;
@@ -429,11 +446,35 @@ impl Session {
         }
     }
 
-    /// The agent ends: every caller is told what became of its message.
+    /// A message that was in flight stands in the queue once more.
+    fn note_queued(&mut self, owner: Owner) {
+        match owner {
+            Owner::Nobody => {}
+            Owner::Request(request) => self.requests.mark_queued(request),
+            Owner::Call(call) => {
+                if let Some(call) = self.publishes.calls.get_mut(call) {
+                    call.queued = true;
+                }
+            }
+        }
+    }
+
+    /// The agent ends: every caller is told what became of its message. How many there were, those that were handed
+    /// over included.
     pub(super) fn abandon_publishes(&mut self) -> usize {
+        let mut in_flight = self.in_flight.clear(On::Published);
+        in_flight.extend(self.in_flight.clear(On::Released));
+        let in_flight = in_flight.iter().filter_map(|entry| match entry {
+            Entry::Publish(outgoing) => Some(outgoing),
+            Entry::Subscribe(_) | Entry::Unsubscribe(_) => None,
+        });
+        let left = in_flight.chain(&self.publishes.queue);
+        let handed_over = left.filter(|outgoing| matches!(outgoing.owner, Owner::Nobody)).count();
         self.publishes.queue.clear();
+        self.publishes.queued_bytes = 0;
+        self.publishes.stale = 0;
         self.publishes.unwritten.clear();
-        let unfinished = self.publishes.calls.len();
+        let unfinished = handed_over + self.publishes.calls.len();
         for (_, call) in self.publishes.calls.drain() {
             let outcome = if call.sent { Outcome::Unknown } else { Outcome::NotSent };
             call.reply.send(Err(Error::closed().with_outcome(outcome)));

@@ -1,9 +1,17 @@
 //! The agent against real brokers, scripted peers and broken lines.
 
+// `allow-unwrap-in-tests` does not reach the helpers of tests.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
+mod cancel;
 mod chaos;
+mod common;
+mod connect;
 mod publish;
 mod request;
+mod shutdown;
 mod subscribe;

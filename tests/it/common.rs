@@ -1,0 +1,74 @@
+//! Agents on scripted peers, and bounded waits for what an agent shows.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mqtt_agent::{Agent, Lost, Options, State, Stats};
+use tokio::net::TcpSocket;
+use tokio::sync::watch;
+
+use crate::support::{millis, within, Peer, Scripted, LIMIT};
+
+/// Options for this URL that try again at once after a loss.
+pub(crate) fn options(url: &str) -> Options {
+    Agent::builder(url).unwrap().reconnect(|_: &Lost| Some(millis(10)))
+}
+
+/// Never tries again.
+pub(crate) fn give_up(_: &Lost) -> Option<Duration> {
+    None
+}
+
+/// An agent with these options and the far end of its connection, which is up.
+pub(crate) async fn linked(server: &Scripted, options: Options) -> (Agent, Peer) {
+    let (agent, (peer, _)) = tokio::join!(options.connect(), server.accept_session(false));
+    (agent.unwrap(), peer)
+}
+
+/// An agent that is offline until the far end of its connection, which has read CONNECT, answers it.
+pub(crate) async fn held_offline(server: &Scripted, options: Options) -> (Agent, Peer) {
+    let agent = options.connect_lazy().unwrap();
+    let mut peer = server.accept().await;
+    peer.expect_connect().await;
+    (agent, peer)
+}
+
+/// An address that refuses connections for as long as the socket lives.
+pub(crate) fn refusing_address() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = socket.local_addr().unwrap();
+    (socket, addr)
+}
+
+/// Waits until `reached` is true of the agent's state, and returns that state.
+pub(crate) async fn state(agent: &Agent, what: &str, reached: impl FnMut(&State) -> bool) -> State {
+    watched(&mut agent.state(), what, reached).await
+}
+
+/// As [`state`], where the agent itself may be gone.
+pub(crate) async fn watched(
+    state: &mut watch::Receiver<State>,
+    what: &str,
+    reached: impl FnMut(&State) -> bool,
+) -> State {
+    within(LIMIT, what, state.wait_for(reached)).await.expect("the actor is alive").clone()
+}
+
+/// Waits until `reached` is true of the agent's counters.
+pub(crate) async fn stats(agent: &Agent, what: &str, mut reached: impl FnMut(&Stats) -> bool) {
+    let started = Instant::now();
+    while !reached(&agent.stats()) {
+        assert!(started.elapsed() < LIMIT, "expected {what}, got {:?}", agent.stats());
+        tokio::time::sleep(millis(1)).await;
+    }
+}
+
+/// Waits until the agent holds nothing for anyone.
+pub(crate) async fn nothing_left(agent: &Agent, after: &str) {
+    let what = format!("nothing left after {after}");
+    stats(agent, &what, |stats| {
+        [stats.pending_requests, stats.filters, stats.subscribers, stats.in_flight, stats.queued] == [0; 5]
+    })
+    .await;
+}
