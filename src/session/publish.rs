@@ -57,6 +57,8 @@ struct Call {
     offline: Offline,
     /// May have reached a wire.
     sent: bool,
+    /// Stands in the queue; also once more, after the broker forgot the session it was sent in.
+    queued: bool,
 }
 
 /// What an entry of the queue is worth.
@@ -133,7 +135,8 @@ impl Publishes {
             Owner::Request(_) => Claim::Stale,
             Owner::Call(call) => match self.calls.get(call) {
                 None => Claim::Stale,
-                Some(pending) if pending.reply.is_abandoned() => {
+                // What was sent before its caller left is still owed to the broker.
+                Some(pending) if !pending.sent && pending.reply.is_abandoned() => {
                     self.calls.remove(call);
                     Claim::Abandoned
                 }
@@ -142,10 +145,10 @@ impl Publishes {
         }
     }
 
-    /// An entry of the queue lost its owner. Such entries go when they reach the front; where a stalled front keeps
-    /// them, they are swept out once they are the majority, so that they cannot fill the queue.
-    pub(super) fn note_stale(&mut self, requests: &Requests) {
-        self.stale += 1;
+    /// So many entries of the queue lost their owners. Such entries go when they reach the front; where a stalled
+    /// front keeps them, they are swept out once they are the majority, so that they cannot fill the queue.
+    pub(super) fn note_stale(&mut self, count: usize, requests: &Requests) {
+        self.stale += count;
         if self.stale * 2 <= self.queue.len() {
             return;
         }
@@ -193,7 +196,7 @@ impl Session {
                 Owner::Nobody
             }
             Some(reply) => {
-                let call = self.publishes.calls.insert(Call { reply, offline, sent: false });
+                let call = self.publishes.calls.insert(Call { reply, offline, sent: false, queued: true });
                 if let Some(deadline) = deadline {
                     self.arm(deadline, Due::Publish(call));
                 }
@@ -259,6 +262,7 @@ impl Session {
             Owner::Call(call) => {
                 if let Some(pending) = self.publishes.calls.get_mut(call) {
                     pending.sent = true;
+                    pending.queued = false;
                 }
                 if qos == QoS::AtMostOnce {
                     let end = written_base.wrapping_add(buf.len() as u64);
@@ -335,12 +339,14 @@ impl Session {
 
     pub(super) fn expire_publish(&mut self, call: CallKey) {
         let Some(call) = self.publishes.calls.remove(call) else { return };
+        if call.queued {
+            self.publishes.note_stale(1, &self.requests);
+        }
         if call.sent {
             let error = Error::timeout("the broker did not acknowledge the message in time");
             call.reply.send(Err(error.with_outcome(Outcome::Unknown)));
         } else {
             call.reply.send(Err(too_late()));
-            self.publishes.note_stale(&self.requests);
         }
     }
 
@@ -357,28 +363,21 @@ impl Session {
         let mut withdrawn = 0;
         for outgoing in &mut publishes.queue {
             let Owner::Call(key) = outgoing.owner else { continue };
-            match publishes.calls.get(key).map(|call| call.offline) {
-                Some(Offline::Fail) => {
-                    if let Some(call) = publishes.calls.remove(key) {
-                        call.reply.send(Err(Error::offline()));
-                        withdrawn += 1;
-                    }
-                }
-                Some(Offline::Queue) => {
-                    if let Some(call) = publishes.calls.remove(key) {
-                        if !call.reply.is_abandoned() {
-                            call.reply.send(Ok(Delivery::Queued));
-                            outgoing.owner = Owner::Nobody;
-                            outgoing.deadline = None;
-                        }
-                    }
-                }
-                _ => {}
+            let unsent = publishes.calls.get(key).filter(|call| !call.sent);
+            let Some(offline) = unsent.map(|call| call.offline).filter(|offline| *offline != Offline::Wait) else {
+                continue;
+            };
+            let Some(call) = publishes.calls.remove(key) else { continue };
+            if offline == Offline::Queue && !call.reply.is_abandoned() {
+                call.reply.send(Ok(Delivery::Queued));
+                outgoing.owner = Owner::Nobody;
+                outgoing.deadline = None;
+            } else {
+                call.reply.send(Err(Error::offline()));
+                withdrawn += 1;
             }
         }
-        for _ in 0..withdrawn {
-            self.publishes.note_stale(&self.requests);
-        }
+        self.publishes.note_stale(withdrawn, &self.requests);
     }
 
     /// A new connection. With the session everything unacknowledged goes out again under its identifier; without it,
@@ -413,11 +412,17 @@ impl Session {
             if outgoing.is_expired(now) {
                 continue;
             }
-            match self.publishes.claim(outgoing.owner, &self.requests) {
-                Claim::Wanted => {}
-                // It was sent before its caller left, so it is still owed to the broker.
-                Claim::Abandoned => outgoing.owner = Owner::Nobody,
-                Claim::Stale => continue,
+            if self.publishes.claim(outgoing.owner, &self.requests) != Claim::Wanted {
+                continue;
+            }
+            match outgoing.owner {
+                Owner::Nobody => {}
+                Owner::Request(request) => self.requests.mark_queued(request),
+                Owner::Call(call) => {
+                    if let Some(pending) = self.publishes.calls.get_mut(call) {
+                        pending.queued = true;
+                    }
+                }
             }
             outgoing.repeat = false;
             self.publishes.queued_bytes += size(&outgoing);
