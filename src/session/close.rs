@@ -85,7 +85,7 @@ impl Session {
     pub(crate) fn finish(&mut self) -> (Vec<Reply<Unfinished>>, Unfinished) {
         let requests = self.abandon_requests();
         let publishes = self.abandon_publishes();
-        self.abandon_subscriptions();
+        self.subscriptions.abandon();
         let replies = self.closing.take().map(|closing| closing.replies).unwrap_or_default();
         (replies, Unfinished { publishes, requests })
     }

@@ -290,12 +290,6 @@ impl Session {
             self.handle_reply(subscriber, message, now);
         }
     }
-
-    /// The agent ends: whoever waits for a SUBACK is told, every stream ends.
-    pub(super) fn abandon_subscriptions(&mut self) {
-        self.subscriptions.subscribers.clear();
-        self.subscriptions.filters.clear();
-    }
 }
 
 fn no_suback() -> Error {
