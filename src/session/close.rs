@@ -52,24 +52,30 @@ impl Session {
         self.closing.is_some()
     }
 
-    /// Whether nothing is left to wait for.
-    fn is_drained(&self, now: Instant) -> bool {
-        self.closing.as_ref().is_some_and(|closing| {
-            let idle = self.unfinished_publishes() == 0 && self.requests.len() == 0;
-            idle || closing.drain_until.is_none_or(|until| until <= now)
-        })
+    /// Whether accepted work has had its time.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.closing.as_ref().is_some_and(|closing| closing.drain_until.is_none_or(|until| until <= now))
     }
 
-    pub(super) fn transmit_disconnect(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) -> bool {
+    /// MQTT-3.14.4-2: nothing may follow a DISCONNECT.
+    pub(super) fn has_said_goodbye(&self) -> bool {
+        self.closing.as_ref().is_some_and(|closing| closing.disconnect_until.is_some())
+    }
+
+    /// Whether nothing is left to wait for.
+    fn is_drained(&self, now: Instant) -> bool {
+        let is_idle = || self.unfinished_publishes() == 0 && self.requests.len() == 0;
+        self.is_closing() && (self.is_overdue(now) || is_idle())
+    }
+
+    pub(super) fn transmit_disconnect(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) {
         if !self.is_drained(now) {
-            return false;
+            return;
         }
-        let Some(closing) = self.closing.as_mut().filter(|closing| closing.disconnect_until.is_none()) else {
-            return false;
-        };
-        closing.disconnect_until = Some(now + GOODBYE);
-        codec.encode(Outbound::Disconnect, buf);
-        true
+        if let Some(closing) = &mut self.closing {
+            closing.disconnect_until = Some(now + GOODBYE);
+            codec.encode(Outbound::Disconnect, buf);
+        }
     }
 
     /// Whether the end has come: the goodbye is written, or there is nobody to say it to.
