@@ -207,6 +207,9 @@ impl Session {
         if let Some(queue) = self.queue_mut(pending.queue) {
             if queue.active == Some(request) {
                 queue.active = None;
+            } else if let Some(at) = queue.waiting.iter().position(|other| *other == request) {
+                // Calls mostly end in the order in which they began, so this looks at the first ones only.
+                queue.waiting.remove(at);
             }
         }
         self.advance_requests(pending.queue, now);
