@@ -302,6 +302,9 @@ impl Session {
                 self.publishes.settle(Owner::Call(call), Ok(Delivery::Sent));
             }
         }
+        if self.publishes.unwritten.is_empty() && self.publishes.unwritten.capacity() > KEPT_QUEUE {
+            self.publishes.unwritten = VecDeque::new();
+        }
     }
 
     pub(super) fn handle_puback(&mut self, id: PacketId) {
@@ -432,10 +435,18 @@ impl Session {
 
     /// The agent ends: every caller is told what became of its message.
     pub(super) fn abandon_publishes(&mut self) -> usize {
-        self.publishes.queue.clear();
-        self.publishes.unwritten.clear();
-        let unfinished = self.publishes.calls.len();
-        for (_, call) in self.publishes.calls.drain() {
+        let mut publishes = std::mem::replace(&mut self.publishes, Publishes::new());
+        let mut unacked = self.in_flight.clear(On::Released);
+        unacked.extend(self.in_flight.clear(On::Published));
+        let unacked = unacked.iter().filter_map(|entry| match entry {
+            Entry::Publish(outgoing) => Some(outgoing),
+            Entry::Subscribe(_) | Entry::Unsubscribe(_) => None,
+        });
+        // What was handed over has no caller who would notice.
+        let handed_over = |outgoing: &&Outgoing| matches!(outgoing.owner, Owner::Nobody);
+        let handed_over = publishes.queue.iter().chain(unacked).filter(handed_over).count();
+        let unfinished = publishes.calls.len() + handed_over;
+        for (_, call) in publishes.calls.drain() {
             let outcome = if call.sent { Outcome::Unknown } else { Outcome::NotSent };
             call.reply.send(Err(Error::closed().with_outcome(outcome)));
         }
