@@ -167,6 +167,7 @@ impl Session {
         }
         self.resume_publishes(session_present, now);
         self.resume_subscriptions(session_present);
+        self.resume_requests(session_present);
     }
 
     /// The connection is gone, with all that was written but not acknowledged on it in doubt.
@@ -231,7 +232,7 @@ impl Session {
         while buf.len() < WRITE_AHEAD {
             let sent = self.receiving.transmit(codec, buf)
                 || self.transmit_ping(codec, buf)
-                || (!overdue && self.transmit_repeated(codec, buf))
+                || (!overdue && self.transmit_repeated(codec, buf, now))
                 || self.transmit_filters(codec, buf)
                 || (!overdue && self.transmit_queued(codec, buf, base.wrapping_sub(before as u64), now));
             if !sent {

@@ -162,6 +162,23 @@ impl Publishes {
         self.stale = 0;
     }
 
+    /// Takes the requests out of the queue.
+    pub(super) fn take_requests(&mut self, requests: &Requests) -> Vec<(RequestKey, wire::Publish)> {
+        let mut taken = Vec::new();
+        for outgoing in std::mem::take(&mut self.queue) {
+            let Owner::Request(request) = outgoing.owner else {
+                self.queue.push_back(outgoing);
+                continue;
+            };
+            self.queued_bytes -= size(&outgoing);
+            match requests.is_pending(request) {
+                true => taken.push((request, outgoing.publish)),
+                false => self.stale -= 1,
+            }
+        }
+        taken
+    }
+
     fn settle(&mut self, owner: Owner, answer: Result<Delivery, Error>) {
         if let Owner::Call(call) = owner {
             if let Some(call) = self.calls.remove(call) {
@@ -275,10 +292,17 @@ impl Session {
     }
 
     /// Sends again what was in flight when the last connection was lost.
-    pub(super) fn transmit_repeated(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
+    pub(super) fn transmit_repeated(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) -> bool {
         while let Some(id) = self.publishes.repeat.pop_front() {
             match self.in_flight.get_mut(id) {
                 Some((on, Entry::Publish(outgoing))) if outgoing.repeat => {
+                    // Nothing is sent again after its deadline, so that no door opens minutes later. A QoS 2 publish
+                    // is an exception: the broker may hold its identifier, and would take the next message under it
+                    // for a repetition.
+                    if outgoing.is_expired(now) && outgoing.publish.qos == QoS::AtLeastOnce {
+                        self.in_flight.remove(id);
+                        continue;
+                    }
                     outgoing.repeat = false;
                     // MQTT-3.3.1-1: a publish that is sent again carries DUP.
                     let outbound = match on {
@@ -389,19 +413,9 @@ impl Session {
         if session_present {
             let released = self.in_flight.ids(On::Released);
             self.publishes.repeat = released.chain(self.in_flight.ids(On::Published)).collect();
-            for index in 0..self.publishes.repeat.len() {
-                let id = self.publishes.repeat[index];
-                match self.in_flight.get_mut(id) {
-                    // Nothing is sent again after its deadline, so that no door opens minutes later. A QoS 2 publish
-                    // is an exception: the broker may hold its identifier, and would take the next message under it
-                    // for a repetition.
-                    Some((On::Published, Entry::Publish(outgoing)))
-                        if outgoing.is_expired(now) && outgoing.publish.qos == QoS::AtLeastOnce =>
-                    {
-                        self.in_flight.remove(id);
-                    }
-                    Some((_, Entry::Publish(outgoing))) => outgoing.repeat = true,
-                    _ => {}
+            for id in &self.publishes.repeat {
+                if let Some((_, Entry::Publish(outgoing))) = self.in_flight.get_mut(*id) {
+                    outgoing.repeat = true;
                 }
             }
             return;
@@ -457,6 +471,20 @@ impl Session {
     pub(super) fn unfinished_publishes(&self) -> usize {
         let in_flight = self.in_flight.len(On::Published) + self.in_flight.len(On::Released);
         self.publishes.len() + in_flight + self.publishes.unwritten.len()
+    }
+}
+
+#[cfg(test)]
+impl Publishes {
+    /// Nothing is held, nor much memory for it.
+    pub(super) fn assert_empty(&self) {
+        let held = (self.queue.len(), self.queued_bytes, self.stale, self.calls.len(), self.unwritten.len());
+        assert_eq!(held, (0, 0, 0, 0, 0));
+        assert!(self.queue.capacity().max(self.unwritten.capacity()) <= KEPT_QUEUE);
+    }
+
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
     }
 }
 

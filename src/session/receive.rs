@@ -95,6 +95,15 @@ impl Receiving {
     }
 }
 
+#[cfg(test)]
+impl Receiving {
+    /// Nothing is held, nor much memory for it.
+    pub(super) fn assert_empty(&self) {
+        assert_eq!((self.unreleased.len(), self.acks.len()), (0, 0));
+        assert!(self.acks.capacity() <= KEPT && self.unreleased.capacity() <= 2 * KEPT);
+    }
+}
+
 impl Session {
     pub(super) fn handle_incoming(&mut self, incoming: Incoming, now: Instant) {
         let Incoming { topic, payload, qos, retain, dup, id } = incoming;

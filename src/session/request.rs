@@ -252,6 +252,23 @@ impl Session {
         }
     }
 
+    /// A new connection. Where the broker forgot the reply filters, what was to be sent waits for the SUBACK once more.
+    pub(super) fn resume_requests(&mut self, session_present: bool) {
+        if session_present {
+            return;
+        }
+        for (request, publish) in self.publishes.take_requests(&self.requests) {
+            let Some(pending) = self.requests.pending.get_mut(request) else { continue };
+            pending.publish = Some(publish);
+            pending.queued = false;
+            let queue = pending.queue;
+            if let Some(queue) = self.queue_mut(queue) {
+                queue.active = None;
+                queue.waiting.push_front(request);
+            }
+        }
+    }
+
     /// Nobody uses the filter at the moment.
     fn linger(&mut self, key: SubscriberKey, now: Instant) {
         let until = now + self.limits.reply_linger;
@@ -297,6 +314,13 @@ impl Pending {
     fn fail(self, error: Error) {
         let outcome = if self.sent { Outcome::Unknown } else { Outcome::NotSent };
         self.reply.send(Err(error.with_outcome(outcome).with_messages(self.replies)));
+    }
+}
+
+#[cfg(test)]
+impl Requests {
+    pub(super) fn assert_empty(&self) {
+        assert_eq!((self.pending.len(), self.by_id.len(), self.queues.len()), (0, 0, 0));
     }
 }
 

@@ -227,6 +227,14 @@ impl Subscriptions {
     }
 }
 
+#[cfg(test)]
+impl Subscriptions {
+    pub(super) fn assert_empty(&self) {
+        let held = (self.router.len(), self.filters.len(), self.subscribers.len(), self.due.len());
+        assert_eq!(held, (0, 0, 0, 0));
+    }
+}
+
 impl Shared {
     fn new(filter: Filter) -> Self {
         Self { filter, links: Vec::new(), asked: None, granted: None, step: Step::Settled, leaving: Vec::new() }
