@@ -1,0 +1,725 @@
+//! Random histories, checked against a plain model of a correct broker.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+use crate::command::SubscriberGuard;
+use crate::Outcome;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Publish {
+        qos: QoS,
+        offline: Offline,
+        timeout: Option<Duration>,
+        is_large: bool,
+    },
+    Subscribe {
+        filters: Vec<&'static str>,
+        qos: QoS,
+        retained: Retained,
+        timeout: Duration,
+    },
+    Request {
+        reply_to: &'static str,
+        qos: QoS,
+        offline: Offline,
+        timeout: Duration,
+    },
+    /// A caller drops its future.
+    Leave(usize),
+    /// A subscription is dropped, or ended by a call.
+    Unsubscribe(usize, bool),
+    Transmit,
+    /// The socket takes so many bytes.
+    Write(usize),
+    /// The broker gets one of its answers through.
+    Answer(usize),
+    /// A message for the client.
+    Push {
+        topic: &'static str,
+        qos: QoS,
+    },
+    /// A message the client has not acknowledged comes again.
+    Repeat(usize),
+    Lose,
+    Connect {
+        keep: bool,
+    },
+    Advance(Duration),
+    Close(Option<Duration>),
+    /// What was given up or ended is acted on.
+    Settle,
+}
+
+const FILTERS: [&str; 7] = ["s/a", "s/b", "s/+", "#", "r/a", "no/a", "low/+"];
+const TOPICS: [&str; 6] = ["s/a", "s/b", "r/a", "r/b", "low/x", "else"];
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let qos = || select(&[QOS0, QOS1, QOS2]);
+    let offline = || select(&[Offline::Fail, Offline::Wait, Offline::Wait, Offline::Queue]);
+    let timeout = || (1_u64..4_000).prop_map(Duration::from_millis);
+    let op = prop_oneof![
+        8 => (qos(), offline(), proptest::option::weighted(0.8, timeout()), proptest::bool::weighted(0.05))
+            .prop_map(|(qos, offline, timeout, is_large)| Op::Publish { qos, offline, timeout, is_large }),
+        3 => (
+            proptest::collection::vec(select(&FILTERS), 1..4),
+            qos(),
+            select(&[Retained::IfFirst, Retained::Include, Retained::Ignore, Retained::Only]),
+            timeout(),
+        )
+            .prop_map(|(filters, qos, retained, timeout)| Op::Subscribe { filters, qos, retained, timeout }),
+        4 => (select(&["r/a", "r/b", "s/+", "no/r"]), select(&[QOS0, QOS1, QOS1, QOS2]), offline(), timeout())
+            .prop_map(|(reply_to, qos, offline, timeout)| Op::Request { reply_to, qos, offline, timeout }),
+        2 => any::<usize>().prop_map(Op::Leave),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, calls)| Op::Unsubscribe(which, calls)),
+        4 => Just(Op::Transmit),
+        6 => prop_oneof![1_usize..60, Just(usize::MAX)].prop_map(Op::Write),
+        10 => prop_oneof![3 => Just(0), 1 => any::<usize>()].prop_map(Op::Answer),
+        3 => (select(&TOPICS), qos()).prop_map(|(topic, qos)| Op::Push { topic, qos }),
+        1 => any::<usize>().prop_map(Op::Repeat),
+        2 => Just(Op::Lose),
+        4 => proptest::bool::weighted(0.7).prop_map(|keep| Op::Connect { keep }),
+        4 => timeout().prop_map(Op::Advance),
+        1 => proptest::option::of(timeout()).prop_map(Op::Close),
+        2 => Just(Op::Settle),
+    ];
+    proptest::collection::vec(op, 1..80)
+}
+
+/// The server side of MQTT 3.1.1 for one client.
+#[derive(Default)]
+struct Broker {
+    subscriptions: BTreeMap<String, QoS>,
+    /// QoS 2 messages received and not released.
+    received: BTreeSet<PacketId>,
+    /// Sent to the client and not acknowledged in full.
+    outgoing: Vec<Outgoing>,
+    /// How often each message was passed on, and how often in this session.
+    accepted: BTreeMap<u32, u32>,
+    accepted_in_session: BTreeMap<u32, u32>,
+    /// On their way to the client, on this connection.
+    answers: VecDeque<Inbound>,
+    /// Identifiers in use on this connection, as seen from here.
+    in_use: BTreeSet<PacketId>,
+    last_id: PacketId,
+    last_tag: u32,
+    said_goodbye: bool,
+}
+
+#[derive(Clone)]
+struct Outgoing {
+    id: PacketId,
+    topic: &'static str,
+    qos: QoS,
+    tag: u32,
+    is_released: bool,
+}
+
+impl Broker {
+    fn handle(&mut self, packet: Sent) {
+        assert!(!self.said_goodbye, "{packet:?} came after DISCONNECT");
+        match packet {
+            Sent::Publish { payload, qos, id, dup, .. } => {
+                if qos != QOS0 {
+                    assert!(self.in_use.insert(id), "identifier {id} is in use twice on one connection");
+                }
+                assert!(!dup || qos != QOS0);
+                if qos != QOS2 || self.received.insert(id) {
+                    let tag = tag(&payload);
+                    *self.accepted.entry(tag).or_default() += 1;
+                    let times = self.accepted_in_session.entry(tag).or_default();
+                    *times += 1;
+                    assert!(qos != QOS2 || *times == 1, "QoS 2 message {tag} was passed on twice");
+                }
+                match qos {
+                    QOS0 => {}
+                    QOS1 => self.answers.push_back(Inbound::PubAck(id)),
+                    QOS2 => self.answers.push_back(Inbound::PubRec(id)),
+                }
+            }
+            Sent::PubRel(id) => {
+                self.received.remove(&id);
+                // A release that is sent again on the next connection comes without its publish.
+                self.in_use.insert(id);
+                self.answers.push_back(Inbound::PubComp(id));
+            }
+            Sent::Subscribe(id, filters) => {
+                assert!(self.in_use.insert(id), "identifier {id} is in use twice on one connection");
+                let granted = filters.into_iter().map(|(filter, qos)| {
+                    let granted = match filter.split('/').next() {
+                        Some("no") => return None,
+                        Some("low") => QOS0,
+                        _ => qos,
+                    };
+                    self.subscriptions.insert(filter, granted);
+                    Some(granted)
+                });
+                let granted = granted.collect();
+                self.answers.push_back(Inbound::SubAck { id, granted });
+            }
+            Sent::Unsubscribe(id, filters) => {
+                assert!(self.in_use.insert(id), "identifier {id} is in use twice on one connection");
+                for filter in filters {
+                    self.subscriptions.remove(&filter);
+                }
+                self.answers.push_back(Inbound::UnsubAck(id));
+            }
+            Sent::PubAck(id) => self.finish(id, QOS1, false),
+            Sent::PubRec(id) => {
+                let sent = self.outgoing.iter_mut().find(|sent| sent.id == id && sent.qos == QOS2);
+                sent.expect("a PUBREC for what was sent").is_released = true;
+                self.answers.push_back(Inbound::PubRel(id));
+            }
+            Sent::PubComp(id) => self.finish(id, QOS2, true),
+            Sent::PingReq => self.answers.push_back(Inbound::PingResp),
+            Sent::Disconnect => self.said_goodbye = true,
+        }
+    }
+
+    fn finish(&mut self, id: PacketId, qos: QoS, is_released: bool) {
+        // A second acknowledgement of what came twice finds nothing.
+        self.outgoing.retain(|sent| !(sent.id == id && sent.qos == qos && sent.is_released == is_released));
+    }
+
+    /// The client got this.
+    fn note_answered(&mut self, inbound: &Inbound) {
+        if let Inbound::PubAck(id) | Inbound::PubComp(id) | Inbound::UnsubAck(id) | Inbound::SubAck { id, .. } = inbound
+        {
+            self.in_use.remove(id);
+        }
+    }
+
+    fn push(&mut self, topic: &'static str, qos: QoS) -> Option<Inbound> {
+        let matches = |filter: &str| Filter::new(filter).unwrap().matches(topic);
+        let granted = self.subscriptions.iter().filter(|(filter, _)| matches(filter)).map(|(_, qos)| *qos).max()?;
+        let qos = qos.min(granted);
+        self.last_tag += 1;
+        self.last_id += 1;
+        let sent = Outgoing { id: self.last_id, topic, qos, tag: self.last_tag, is_released: false };
+        if qos != QOS0 {
+            self.outgoing.push(sent.clone());
+        }
+        Some(sent.publish(false))
+    }
+
+    fn connect(&mut self, keep: bool) {
+        if !keep {
+            let Self { accepted, last_id, last_tag, .. } = std::mem::take(self);
+            *self = Self { accepted, last_id, last_tag, ..Self::default() };
+        }
+        self.answers.clear();
+        self.in_use.clear();
+        self.said_goodbye = false;
+        for sent in &self.outgoing {
+            let again = if sent.is_released { Inbound::PubRel(sent.id) } else { sent.publish(true) };
+            self.answers.push_back(again);
+        }
+    }
+}
+
+impl Outgoing {
+    fn publish(&self, dup: bool) -> Inbound {
+        let (topic, payload) = (Topic::new(self.topic).unwrap(), payload(self.tag, false));
+        let id = if self.qos == QOS0 { 0 } else { self.id };
+        Inbound::Publish(Incoming { topic, payload, qos: self.qos, retain: false, dup, id })
+    }
+}
+
+/// One message of the client, as its caller sees it.
+struct Call {
+    tag: u32,
+    qos: QoS,
+    deadline: Option<Instant>,
+    answer: Option<Waiting>,
+    is_encoded: bool,
+    /// Its caller left before it was encoded, or was told that it was not sent.
+    is_banned: bool,
+    /// For a request: where its reply comes, and its name.
+    request: Option<(&'static str, RequestId)>,
+}
+
+enum Waiting {
+    Publish(Answer<Delivery>),
+    Request(Answer<Vec<Message>>),
+}
+
+struct Pending {
+    filters: Vec<&'static str>,
+    deadline: Instant,
+    answer: Answer<Feed>,
+}
+
+struct Stream {
+    filters: Vec<&'static str>,
+    events: tokio::sync::broadcast::Receiver<crate::command::Event>,
+    guard: SubscriberGuard,
+    exactly_once: BTreeSet<u32>,
+}
+
+struct World {
+    bench: Bench,
+    broker: Broker,
+    is_connected: bool,
+    /// By tag.
+    calls: Vec<Call>,
+    /// The tag of the last publish that was sent for the first time.
+    last_first: Option<u32>,
+    /// The tags of all that was sent in this session, in the order of the first time.
+    order: Vec<u32>,
+    /// The place in that of the last one with DUP on this connection.
+    last_dup: Option<usize>,
+    pending: Vec<Pending>,
+    streams: Vec<Stream>,
+    goodbyes: Vec<Answer<()>>,
+    closing: Option<(Answer<Unfinished>, Instant)>,
+    is_over: bool,
+}
+
+const GOODBYE: Duration = Duration::from_secs(1);
+
+impl World {
+    fn new() -> Self {
+        let bench = Bench::with(|options| {
+            let options = options.keep_alive(3 * SECOND).write_timeout(2 * SECOND).reply_linger(SECOND);
+            options.max_in_flight(3).max_queued(12).max_filters_per_subscribe(2)
+        });
+        Self {
+            bench,
+            broker: Broker::default(),
+            is_connected: false,
+            calls: Vec::new(),
+            last_first: None,
+            last_dup: None,
+            order: Vec::new(),
+            pending: Vec::new(),
+            streams: Vec::new(),
+            goodbyes: Vec::new(),
+            closing: None,
+            is_over: false,
+        }
+    }
+
+    fn apply(&mut self, op: Op) {
+        if self.is_over {
+            return;
+        }
+        match op {
+            Op::Publish { qos, offline, timeout, is_large } => self.publish(qos, offline, timeout, is_large),
+            Op::Subscribe { filters, qos, retained, timeout } => {
+                let answer = self.bench.subscribe_within(&filters, qos, retained, timeout);
+                self.pending.push(Pending { filters, deadline: self.bench.now + timeout, answer });
+            }
+            Op::Request { reply_to, qos, offline, timeout } => self.request(reply_to, qos, offline, timeout),
+            Op::Leave(which) => self.leave(which),
+            Op::Unsubscribe(which, calls) => self.unsubscribe(which, calls),
+            Op::Transmit => self.transmit(),
+            Op::Write(bytes) => self.write(bytes),
+            Op::Answer(which) => self.answer(which),
+            Op::Push { topic, qos } => {
+                if self.is_connected {
+                    let message = self.broker.push(topic, qos);
+                    self.broker.answers.extend(message);
+                }
+            }
+            Op::Repeat(which) => {
+                let waiting: Vec<_> = self.broker.outgoing.iter().filter(|sent| !sent.is_released).collect();
+                if self.is_connected && !waiting.is_empty() {
+                    let again = waiting[which % waiting.len()].publish(true);
+                    self.broker.answers.push_back(again);
+                }
+            }
+            Op::Lose => self.lose(),
+            Op::Connect { keep } => self.connect(keep),
+            Op::Advance(duration) => self.advance(duration),
+            Op::Close(drain) => self.close(drain),
+            Op::Settle => self.settle(100),
+        }
+        self.check();
+    }
+
+    fn publish(&mut self, qos: QoS, offline: Offline, timeout: Option<Duration>, is_large: bool) {
+        if !self.bench.session.has_room() {
+            return;
+        }
+        let tag = self.calls.len() as u32;
+        let deadline = timeout.map(|timeout| self.bench.now + timeout);
+        // Without a deadline nobody waits, either.
+        let (reply, answer) = Reply::channel();
+        let (reply, answer) = deadline.map_or((None, None), |_| (Some(reply), Some(Waiting::Publish(answer))));
+        let is_banned = self.closing.is_some();
+        self.calls.push(Call { tag, qos, deadline, answer, is_encoded: false, is_banned, request: None });
+        self.bench.publish_for(reply, payload(tag, is_large), qos, offline, deadline);
+    }
+
+    fn request(&mut self, reply_to: &'static str, qos: QoS, offline: Offline, timeout: Duration) {
+        if !self.bench.session.has_room() {
+            return;
+        }
+        let (tag, deadline) = (self.calls.len() as u32, self.bench.now + timeout);
+        let (reply, answer) = Reply::channel();
+        let id = RequestId(tag.into());
+        let (answer, request) = (Some(Waiting::Request(answer)), Some((reply_to, id)));
+        self.calls.push(Call {
+            tag,
+            qos,
+            deadline: Some(deadline),
+            answer,
+            is_encoded: false,
+            is_banned: false,
+            request,
+        });
+        self.bench.command(Command::Request(Request {
+            id,
+            topic: Topic::new("q").unwrap(),
+            payload: payload(tag, false),
+            qos,
+            reply_to: Filter::new(reply_to).unwrap(),
+            replies: 1,
+            offline,
+            deadline,
+            reply,
+        }));
+    }
+
+    fn leave(&mut self, which: usize) {
+        let callers = self.calls.iter().filter(|call| call.answer.is_some()).count();
+        if which % 4 == 0 || callers == 0 {
+            if !self.pending.is_empty() {
+                self.pending.swap_remove(which % self.pending.len());
+            }
+            return;
+        }
+        let call = self.calls.iter_mut().filter(|call| call.answer.is_some()).nth(which % callers).unwrap();
+        call.answer = None;
+        call.is_banned |= !call.is_encoded;
+        if let Some((_, id)) = call.request {
+            self.bench.session.handle_notice(Notice::RequestGone(id), self.bench.now);
+        }
+    }
+
+    fn unsubscribe(&mut self, which: usize, calls: bool) {
+        if self.streams.is_empty() {
+            return;
+        }
+        let stream = self.streams.swap_remove(which % self.streams.len());
+        if calls {
+            self.goodbyes.push(stream.guard.unsubscribe());
+        }
+        drop(stream);
+        self.bench.take_notices();
+    }
+
+    fn transmit(&mut self) {
+        self.check_calls();
+        for packet in self.bench.transmit() {
+            let Sent::Publish { payload, dup, qos, .. } = packet else { continue };
+            let tag = tag(&payload);
+            let now = self.bench.now;
+            let is_live = |call: &Call| call.answer.is_some();
+            if let Some((filter, _)) = self.calls[tag as usize].request {
+                let before = self.calls.iter().filter(|other| {
+                    other.tag != tag && other.is_encoded && other.request.is_some_and(|(other, _)| other == filter)
+                });
+                assert_eq!(before.filter(|other| is_live(other)).count(), 0, "request {tag} did not wait its turn");
+                let call = &self.calls[tag as usize];
+                let is_asked = self.broker.subscriptions.contains_key(filter);
+                assert!(call.is_encoded || is_asked, "request {tag} left before its filter was confirmed");
+            }
+            let call = &mut self.calls[tag as usize];
+            assert!(!call.is_banned, "message {tag} was given up, and sent");
+            let is_expired = call.deadline.is_some_and(|deadline| deadline <= now);
+            assert!(!is_expired || (dup && qos == QOS2), "message {tag} was sent after its deadline");
+            if !std::mem::replace(&mut call.is_encoded, true) {
+                assert!(!dup, "the first time carries no DUP");
+                self.order.push(tag);
+                if call.request.is_none() {
+                    assert!(self.last_first.replace(tag).is_none_or(|last| last < tag), "{tag} was out of order");
+                }
+            } else if !dup {
+                let class = |other: &&u32| self.calls[**other as usize].qos == QOS1;
+                let is_request = self.calls[tag as usize].request.is_some();
+                let last = self.order.iter().filter(class).next_back().filter(|_| qos == QOS1 && !is_request);
+                assert!(last.is_none_or(|last| *last < tag), "{tag} was sent anew out of order");
+                self.order.push(tag);
+            } else {
+                let at = self.order.iter().position(|other| *other == tag).unwrap();
+                assert!(self.last_dup.replace(at).is_none_or(|last| last < at), "{tag} was repeated out of order");
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: usize) {
+        if !self.is_connected {
+            return;
+        }
+        self.transmit();
+        for packet in self.bench.write(bytes) {
+            self.broker.handle(packet);
+        }
+    }
+
+    fn answer(&mut self, which: usize) {
+        if !self.is_connected || self.broker.answers.is_empty() {
+            return;
+        }
+        // Acknowledgements may overtake each other, messages may not.
+        let acks: Vec<_> = (0..self.broker.answers.len()).filter(|at| is_ack(&self.broker.answers[*at])).collect();
+        let at = if which == 0 || acks.is_empty() { 0 } else { acks[which % acks.len()] };
+        let inbound = self.broker.answers.remove(at).unwrap();
+        self.broker.note_answered(&inbound);
+        self.bench.receive(inbound);
+    }
+
+    fn lose(&mut self) {
+        if std::mem::take(&mut self.is_connected) {
+            self.bench.lose_connection();
+            self.broker.answers.clear();
+            self.check();
+        }
+    }
+
+    fn connect(&mut self, keep: bool) {
+        self.lose();
+        if self.is_over {
+            return;
+        }
+        self.is_connected = true;
+        self.last_dup = None;
+        // A session that never was cannot be kept.
+        self.broker.connect(keep);
+        self.bench.session.handle_timeout(self.bench.now).unwrap();
+        self.bench.connect(keep);
+        if !keep {
+            // What is sent again there is a new publish.
+            self.order.clear();
+        }
+    }
+
+    /// Every stop of the clock, with what the actor does at each.
+    fn advance(&mut self, duration: Duration) {
+        let until = self.bench.now + duration;
+        while let Some(at) = self.bench.session.poll_timeout().filter(|at| *at <= until) {
+            self.bench.now = self.bench.now.max(at);
+            if self.bench.session.handle_timeout(self.bench.now).is_err() {
+                self.lose();
+            }
+            self.transmit();
+            self.check();
+            if self.is_over {
+                return;
+            }
+            let next = self.bench.session.poll_timeout();
+            assert!(next.is_none_or(|next| next > self.bench.now), "asked for the same moment again: a busy loop");
+        }
+        self.bench.now = until;
+    }
+
+    fn close(&mut self, drain: Option<Duration>) {
+        if self.closing.is_none() {
+            let answer = self.bench.close(drain);
+            self.closing = Some((answer, self.bench.now + drain.unwrap_or_default() + GOODBYE));
+            self.transmit();
+        }
+    }
+
+    /// The broker takes and answers all there is.
+    fn settle(&mut self, rounds: usize) {
+        for _ in 0..rounds {
+            self.write(usize::MAX);
+            if !self.is_connected || self.broker.answers.is_empty() {
+                break;
+            }
+            self.check();
+            if self.is_over {
+                return;
+            }
+            while !self.broker.answers.is_empty() && self.is_connected {
+                self.answer(0);
+            }
+        }
+        self.check();
+        if self.is_connected && !self.is_over && self.broker.answers.is_empty() && self.bench.output.is_empty() {
+            self.check_filters();
+        }
+    }
+
+    fn check(&mut self) {
+        if self.is_over {
+            return;
+        }
+        self.bench.take_notices();
+        if self.bench.session.is_finished(self.bench.now) {
+            let (replies, unfinished) = self.bench.session.finish();
+            replies.into_iter().for_each(|reply| reply.send(Ok(unfinished)));
+            self.is_over = true;
+        } else if let Some((_, end)) = &self.closing {
+            assert!(self.bench.now < *end, "the end did not come in time");
+        }
+        self.check_calls();
+        self.check_streams();
+        let in_flight =
+            self.bench.session.in_flight.len(On::Published) + self.bench.session.in_flight.len(On::Released);
+        assert!(in_flight <= 3, "the window was exceeded");
+        if self.is_over {
+            let waiting = self.calls.iter().filter(|call| call.answer.is_some()).count();
+            assert_eq!((waiting, self.pending.len(), self.goodbyes.len()), (0, 0, 0), "someone had no answer");
+            if let Some((end, _)) = &mut self.closing {
+                answered(end).unwrap();
+            }
+        }
+    }
+
+    fn check_calls(&mut self) {
+        let now = self.bench.now;
+        for call in &mut self.calls {
+            let outcome = match &mut call.answer {
+                None => continue,
+                Some(Waiting::Publish(waiting)) => answer(waiting).map(|answer| answer.map(Some)),
+                Some(Waiting::Request(waiting)) => answer(waiting).map(|answer| answer.map(|_| None)),
+            };
+            let has = self.broker.accepted.contains_key(&call.tag);
+            match outcome {
+                None => {
+                    assert!(call.deadline.is_none_or(|deadline| deadline > now), "{} had no answer in time", call.tag);
+                    continue;
+                }
+                Some(Ok(Some(Delivery::Queued))) => call.deadline = None,
+                Some(Ok(delivery)) => {
+                    assert_eq!(delivery.is_some(), call.request.is_none());
+                    // A request may be answered by whatever comes on its filter once it is encoded.
+                    assert!(has || (delivery.is_none() && call.is_encoded), "{} did not arrive", call.tag);
+                }
+                Some(Err(error)) if error.outcome() == Outcome::NotSent => {
+                    assert!(!has, "message {} was called unsent, and had arrived", call.tag);
+                    call.is_banned = true;
+                }
+                Some(Err(error)) => assert!(call.is_encoded, "{}: {error}", call.tag),
+            }
+            call.answer = None;
+        }
+    }
+
+    fn check_streams(&mut self) {
+        let now = self.bench.now;
+        let mut opened = Vec::new();
+        self.pending.retain_mut(|pending| match answer(&mut pending.answer) {
+            None => {
+                assert!(pending.deadline > now, "a subscriber had no answer in time");
+                true
+            }
+            Some(Ok(feed)) => {
+                let Feed { events, guard, granted, .. } = feed;
+                assert!(granted.iter().all(|(filter, _)| pending.filters.contains(&filter.as_str())));
+                let filters = std::mem::take(&mut pending.filters);
+                opened.push(Stream { filters, events, guard, exactly_once: BTreeSet::new() });
+                false
+            }
+            Some(Err(_)) => false,
+        });
+        self.streams.extend(opened);
+        self.goodbyes.retain_mut(|goodbye| answer(goodbye).is_none());
+        for stream in &mut self.streams {
+            while let Ok(event) = stream.events.try_recv() {
+                let Ok(message) = event else { continue };
+                let fits = |filter: &&str| Filter::new(*filter).unwrap().matches(message.topic().as_str());
+                assert!(stream.filters.iter().any(|filter| fits(&filter)));
+                if message.qos() == QOS2 {
+                    assert!(stream.exactly_once.insert(tag(message.payload())), "a QoS 2 message came twice");
+                }
+            }
+        }
+    }
+
+    /// Nothing is under way: both sides agree on the filters.
+    fn check_filters(&self) {
+        let subscriptions = &self.bench.session.subscriptions;
+        let held: BTreeSet<_> = self.broker.subscriptions.keys().map(String::as_str).collect();
+        let wanted: BTreeSet<_> = subscriptions.filters.values().map(|shared| shared.filter.as_str()).collect();
+        assert!(held.is_subset(&wanted), "the broker holds {held:?}, wanted are {wanted:?}");
+        for filter in self.streams.iter().flat_map(|stream| &stream.filters) {
+            assert!(held.contains(filter) || filter.starts_with("no/"), "{filter} is not held");
+        }
+        assert!(self.goodbyes.is_empty(), "the broker confirmed it, and the caller was not told");
+    }
+
+    /// Everyone leaves, and the broker is at its best.
+    fn end(&mut self) {
+        let now = self.bench.now;
+        for call in &mut self.calls {
+            if call.answer.take().is_some() {
+                call.is_banned |= !call.is_encoded;
+                if let Some((_, id)) = call.request {
+                    self.bench.session.handle_notice(Notice::RequestGone(id), now);
+                }
+            }
+        }
+        self.pending.clear();
+        self.streams.clear();
+        self.bench.take_notices();
+        if self.is_over {
+            return;
+        }
+        if self.closing.is_some() {
+            for _ in 0..8 {
+                self.apply(Op::Settle);
+                self.apply(Op::Advance(SECOND));
+            }
+            assert!(self.is_over, "the end never came");
+            return;
+        }
+        if !self.is_connected {
+            self.connect(true);
+        }
+        for _ in 0..4 {
+            // In small steps, so that the keep-alive is content.
+            for _ in 0..5 {
+                self.settle(1000);
+                self.advance(SECOND);
+                if !self.is_connected {
+                    self.connect(true);
+                }
+            }
+        }
+        self.settle(1000);
+        self.bench.has_nothing();
+        assert_eq!(self.broker.subscriptions.len(), 0, "{:?}", self.broker.subscriptions);
+        assert_eq!((self.broker.received.len(), self.broker.outgoing.len()), (0, 0));
+    }
+}
+
+fn is_ack(inbound: &Inbound) -> bool {
+    !matches!(inbound, Inbound::Publish(_) | Inbound::PubRel(_))
+}
+
+fn payload(tag: u32, is_large: bool) -> Bytes {
+    let mut payload = tag.to_be_bytes().to_vec();
+    payload.resize(if is_large { 40 * 1024 } else { 4 }, 0);
+    payload.into()
+}
+
+fn tag(payload: &Bytes) -> u32 {
+    u32::from_be_bytes(payload[..4].try_into().unwrap())
+}
+
+fn cases() -> u32 {
+    std::env::var("MQTT_AGENT_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_history_keeps_the_promises(ops in ops(), closes in proptest::bool::weighted(0.3)) {
+        let mut world = World::new();
+        for op in ops {
+            if closes || !matches!(op, Op::Close(_)) {
+                world.apply(op);
+            }
+        }
+        world.end();
+    }
+}
