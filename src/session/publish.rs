@@ -296,10 +296,12 @@ impl Session {
         while let Some(id) = self.publishes.repeat.pop_front() {
             match self.in_flight.get_mut(id) {
                 Some((on, Entry::Publish(outgoing))) if outgoing.repeat => {
-                    // Nothing is sent again after its deadline, so that no door opens minutes later. A QoS 2 publish
-                    // is an exception: the broker may hold its identifier, and would take the next message under it
-                    // for a repetition.
-                    if outgoing.is_expired(now) && outgoing.publish.qos == QoS::AtLeastOnce {
+                    // Nothing is sent again after its deadline, so that no door opens minutes later, nor a request
+                    // that is over, whose reply would be taken for the next one's. A QoS 2 publish is an exception:
+                    // the broker may hold its identifier, and would take the next message under it for a repetition.
+                    let is_over = outgoing.is_expired(now)
+                        || matches!(outgoing.owner, Owner::Request(request) if !self.requests.is_pending(request));
+                    if is_over && outgoing.publish.qos == QoS::AtLeastOnce {
                         self.in_flight.remove(id);
                         continue;
                     }
