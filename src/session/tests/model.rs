@@ -424,8 +424,10 @@ impl World {
                 let before = self.calls.iter().filter(|other| {
                     other.tag != tag && other.is_encoded && other.request.is_some_and(|(other, _)| other == filter)
                 });
-                assert_eq!(before.filter(|other| is_live(other)).count(), 0, "request {tag} did not wait its turn");
                 let call = &self.calls[tag as usize];
+                let is_owed = dup && qos == QOS2;
+                let others = before.filter(|other| is_live(other)).count();
+                assert!(others == 0 || is_owed, "request {tag} did not wait its turn");
                 let is_asked = self.broker.subscriptions.contains_key(filter);
                 assert!(call.is_encoded || is_asked, "request {tag} left before its filter was confirmed");
             }
@@ -706,7 +708,7 @@ fn tag(payload: &Bytes) -> u32 {
 }
 
 fn cases() -> u32 {
-    std::env::var("MQTT_AGENT_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000)
+    std::env::var("MQTT_AGENT_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1_500)
 }
 
 proptest! {
