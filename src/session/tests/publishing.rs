@@ -100,7 +100,9 @@ fn without_a_free_identifier_the_next_waits_in_its_place() {
     assert_eq!((bench.session.publishes.len(), bench.session.publishes.queued_bytes()), (3, 2 * 2 + 5));
     // A filter waits in the same way.
     let mut other = bench.subscribe(&["g"]);
+    drop(bench.subscribe_within(&["never asked"], QOS1, Retained::IfFirst, SECOND));
     assert_eq!(bench.sent(), []);
+    bench.advance(SECOND);
     bench.grant(1, &[QOS1]);
     assert_eq!(bench.sent(), [subscribed(1, &[("g", QOS1)])]);
     bench.receive(Inbound::PubAck(2));
