@@ -18,6 +18,7 @@ pub(super) struct Receiving {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the names of the packets")]
 enum Ack {
     PubAck(PacketId),
     PubRec(PacketId),

@@ -1,233 +1,18 @@
 //! Random histories, checked against a plain model of a correct broker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use proptest::sample::select;
 
 use super::*;
 use crate::command::SubscriberGuard;
 use crate::Outcome;
 
-#[derive(Debug, Clone)]
-enum Op {
-    Publish {
-        qos: QoS,
-        offline: Offline,
-        timeout: Option<Duration>,
-        is_large: bool,
-    },
-    Subscribe {
-        filters: Vec<&'static str>,
-        qos: QoS,
-        retained: Retained,
-        timeout: Duration,
-    },
-    Request {
-        reply_to: &'static str,
-        qos: QoS,
-        offline: Offline,
-        timeout: Duration,
-    },
-    /// A caller drops its future.
-    Leave(usize),
-    /// A subscription is dropped, or ended by a call.
-    Unsubscribe(usize, bool),
-    Transmit,
-    /// The socket takes so many bytes.
-    Write(usize),
-    /// The broker gets one of its answers through.
-    Answer(usize),
-    /// A message for the client.
-    Push {
-        topic: &'static str,
-        qos: QoS,
-    },
-    /// A message the client has not acknowledged comes again.
-    Repeat(usize),
-    Lose,
-    Connect {
-        keep: bool,
-    },
-    Advance(Duration),
-    Close(Option<Duration>),
-    /// What was given up or ended is acted on.
-    Settle,
-}
+mod broker;
+mod history;
 
-const FILTERS: [&str; 7] = ["s/a", "s/b", "s/+", "#", "r/a", "no/a", "low/+"];
-const TOPICS: [&str; 6] = ["s/a", "s/b", "r/a", "r/b", "low/x", "else"];
-
-fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let qos = || select(&[QOS0, QOS1, QOS2]);
-    let offline = || select(&[Offline::Fail, Offline::Wait, Offline::Wait, Offline::Queue]);
-    let timeout = || (1_u64..4_000).prop_map(Duration::from_millis);
-    let op = prop_oneof![
-        8 => (qos(), offline(), proptest::option::weighted(0.8, timeout()), proptest::bool::weighted(0.05))
-            .prop_map(|(qos, offline, timeout, is_large)| Op::Publish { qos, offline, timeout, is_large }),
-        3 => (
-            proptest::collection::vec(select(&FILTERS), 1..4),
-            qos(),
-            select(&[Retained::IfFirst, Retained::Include, Retained::Ignore, Retained::Only]),
-            timeout(),
-        )
-            .prop_map(|(filters, qos, retained, timeout)| Op::Subscribe { filters, qos, retained, timeout }),
-        4 => (select(&["r/a", "r/b", "s/+", "no/r"]), select(&[QOS0, QOS1, QOS1, QOS2]), offline(), timeout())
-            .prop_map(|(reply_to, qos, offline, timeout)| Op::Request { reply_to, qos, offline, timeout }),
-        2 => any::<usize>().prop_map(Op::Leave),
-        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, calls)| Op::Unsubscribe(which, calls)),
-        4 => Just(Op::Transmit),
-        6 => prop_oneof![1_usize..60, Just(usize::MAX)].prop_map(Op::Write),
-        10 => prop_oneof![3 => Just(0), 1 => any::<usize>()].prop_map(Op::Answer),
-        3 => (select(&TOPICS), qos()).prop_map(|(topic, qos)| Op::Push { topic, qos }),
-        1 => any::<usize>().prop_map(Op::Repeat),
-        2 => Just(Op::Lose),
-        4 => proptest::bool::weighted(0.7).prop_map(|keep| Op::Connect { keep }),
-        4 => timeout().prop_map(Op::Advance),
-        1 => proptest::option::of(timeout()).prop_map(Op::Close),
-        2 => Just(Op::Settle),
-    ];
-    proptest::collection::vec(op, 1..80)
-}
-
-/// The server side of MQTT 3.1.1 for one client.
-#[derive(Default)]
-struct Broker {
-    subscriptions: BTreeMap<String, QoS>,
-    /// QoS 2 messages received and not released.
-    received: BTreeSet<PacketId>,
-    /// Sent to the client and not acknowledged in full.
-    outgoing: Vec<Outgoing>,
-    /// How often each message was passed on, and how often in this session.
-    accepted: BTreeMap<u32, u32>,
-    accepted_in_session: BTreeMap<u32, u32>,
-    /// On their way to the client, on this connection.
-    answers: VecDeque<Inbound>,
-    /// Identifiers in use on this connection, as seen from here.
-    in_use: BTreeSet<PacketId>,
-    last_id: PacketId,
-    last_tag: u32,
-    said_goodbye: bool,
-}
-
-#[derive(Clone)]
-struct Outgoing {
-    id: PacketId,
-    topic: &'static str,
-    qos: QoS,
-    tag: u32,
-    is_released: bool,
-}
-
-impl Broker {
-    fn handle(&mut self, packet: Sent) {
-        assert!(!self.said_goodbye, "{packet:?} came after DISCONNECT");
-        match packet {
-            Sent::Publish { payload, qos, id, dup, .. } => {
-                if qos != QOS0 {
-                    assert!(self.in_use.insert(id), "identifier {id} is in use twice on one connection");
-                }
-                assert!(!dup || qos != QOS0);
-                if qos != QOS2 || self.received.insert(id) {
-                    let tag = tag(&payload);
-                    *self.accepted.entry(tag).or_default() += 1;
-                    let times = self.accepted_in_session.entry(tag).or_default();
-                    *times += 1;
-                    assert!(qos != QOS2 || *times == 1, "QoS 2 message {tag} was passed on twice");
-                }
-                match qos {
-                    QOS0 => {}
-                    QOS1 => self.answers.push_back(Inbound::PubAck(id)),
-                    QOS2 => self.answers.push_back(Inbound::PubRec(id)),
-                }
-            }
-            Sent::PubRel(id) => {
-                self.received.remove(&id);
-                // A release that is sent again on the next connection comes without its publish.
-                self.in_use.insert(id);
-                self.answers.push_back(Inbound::PubComp(id));
-            }
-            Sent::Subscribe(id, filters) => {
-                assert!(self.in_use.insert(id), "identifier {id} is in use twice on one connection");
-                let granted = filters.into_iter().map(|(filter, qos)| {
-                    let granted = match filter.split('/').next() {
-                        Some("no") => return None,
-                        Some("low") => QOS0,
-                        _ => qos,
-                    };
-                    self.subscriptions.insert(filter, granted);
-                    Some(granted)
-                });
-                let granted = granted.collect();
-                self.answers.push_back(Inbound::SubAck { id, granted });
-            }
-            Sent::Unsubscribe(id, filters) => {
-                assert!(self.in_use.insert(id), "identifier {id} is in use twice on one connection");
-                for filter in filters {
-                    self.subscriptions.remove(&filter);
-                }
-                self.answers.push_back(Inbound::UnsubAck(id));
-            }
-            Sent::PubAck(id) => self.finish(id, QOS1, false),
-            Sent::PubRec(id) => {
-                let sent = self.outgoing.iter_mut().find(|sent| sent.id == id && sent.qos == QOS2);
-                sent.expect("a PUBREC for what was sent").is_released = true;
-                self.answers.push_back(Inbound::PubRel(id));
-            }
-            Sent::PubComp(id) => self.finish(id, QOS2, true),
-            Sent::PingReq => self.answers.push_back(Inbound::PingResp),
-            Sent::Disconnect => self.said_goodbye = true,
-        }
-    }
-
-    fn finish(&mut self, id: PacketId, qos: QoS, is_released: bool) {
-        // A second acknowledgement of what came twice finds nothing.
-        self.outgoing.retain(|sent| !(sent.id == id && sent.qos == qos && sent.is_released == is_released));
-    }
-
-    /// The client got this.
-    fn note_answered(&mut self, inbound: &Inbound) {
-        if let Inbound::PubAck(id) | Inbound::PubComp(id) | Inbound::UnsubAck(id) | Inbound::SubAck { id, .. } = inbound
-        {
-            self.in_use.remove(id);
-        }
-    }
-
-    fn push(&mut self, topic: &'static str, qos: QoS) -> Option<Inbound> {
-        let matches = |filter: &str| Filter::new(filter).unwrap().matches(topic);
-        let granted = self.subscriptions.iter().filter(|(filter, _)| matches(filter)).map(|(_, qos)| *qos).max()?;
-        let qos = qos.min(granted);
-        self.last_tag += 1;
-        self.last_id += 1;
-        let sent = Outgoing { id: self.last_id, topic, qos, tag: self.last_tag, is_released: false };
-        if qos != QOS0 {
-            self.outgoing.push(sent.clone());
-        }
-        Some(sent.publish(false))
-    }
-
-    fn connect(&mut self, keep: bool) {
-        if !keep {
-            let Self { accepted, last_id, last_tag, .. } = std::mem::take(self);
-            *self = Self { accepted, last_id, last_tag, ..Self::default() };
-        }
-        self.answers.clear();
-        self.in_use.clear();
-        self.said_goodbye = false;
-        for sent in &self.outgoing {
-            let again = if sent.is_released { Inbound::PubRel(sent.id) } else { sent.publish(true) };
-            self.answers.push_back(again);
-        }
-    }
-}
-
-impl Outgoing {
-    fn publish(&self, dup: bool) -> Inbound {
-        let (topic, payload) = (Topic::new(self.topic).unwrap(), payload(self.tag, false));
-        let id = if self.qos == QOS0 { 0 } else { self.id };
-        Inbound::Publish(Incoming { topic, payload, qos: self.qos, retain: false, dup, id })
-    }
-}
+use broker::{payload, tag, Broker};
+use history::{ops, Op};
 
 /// One message of the client, as its caller sees it.
 struct Call {
@@ -392,7 +177,7 @@ impl World {
 
     fn leave(&mut self, which: usize) {
         let callers = self.calls.iter().filter(|call| call.answer.is_some()).count();
-        if which % 4 == 0 || callers == 0 {
+        if which.is_multiple_of(4) || callers == 0 {
             if !self.pending.is_empty() {
                 self.pending.swap_remove(which % self.pending.len());
             }
@@ -449,7 +234,7 @@ impl World {
             } else if !dup {
                 let class = |other: &&u32| self.calls[**other as usize].qos == QOS1;
                 let is_request = self.calls[tag as usize].request.is_some();
-                let last = self.order.iter().filter(class).next_back().filter(|_| qos == QOS1 && !is_request);
+                let last = self.order.iter().rfind(class).filter(|_| qos == QOS1 && !is_request);
                 assert!(last.is_none_or(|last| *last < tag), "{tag} was sent anew out of order");
                 self.order.push(tag);
             } else {
@@ -644,8 +429,8 @@ impl World {
         for stream in &mut self.streams {
             while let Ok(event) = stream.events.try_recv() {
                 let Ok(message) = event else { continue };
-                let fits = |filter: &&str| Filter::new(*filter).unwrap().matches(message.topic().as_str());
-                assert!(stream.filters.iter().any(|filter| fits(&filter)));
+                let fits = |filter: &&'static str| Filter::new(*filter).unwrap().matches(message.topic().as_str());
+                assert!(stream.filters.iter().any(fits));
                 let is_new = stream.seen.insert(tag(message.payload()));
                 assert!(is_new || message.qos() == QOS1, "a message came twice");
             }
@@ -711,16 +496,6 @@ impl World {
 
 fn is_ack(inbound: &Inbound) -> bool {
     !matches!(inbound, Inbound::Publish(_) | Inbound::PubRel(_))
-}
-
-fn payload(tag: u32, is_large: bool) -> Bytes {
-    let mut payload = tag.to_be_bytes().to_vec();
-    payload.resize(if is_large { 40 * 1024 } else { 4 }, 0);
-    payload.into()
-}
-
-fn tag(payload: &Bytes) -> u32 {
-    u32::from_be_bytes(payload[..4].try_into().unwrap())
 }
 
 fn cases() -> u32 {
