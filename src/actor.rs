@@ -141,7 +141,9 @@ impl Actor {
     }
 
     fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        if self.session.is_closing() || !self.session.has_room() {
+        // Without handles nothing more can come, and an end that waited for room might never come.
+        let has_room = self.session.has_room() || self.commands.sender_strong_count() == 0;
+        if self.session.is_closing() || !has_room {
             return false;
         }
         match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {

@@ -88,7 +88,8 @@ pub(crate) struct Close {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Unfinished {
-    /// Publishes that had no final answer from the broker; their callers got an error that says what became of them.
+    /// Publishes that had no final answer from the broker. Callers that waited got an error that says what became of
+    /// theirs; messages that were handed over to be sent later are counted here only.
     pub publishes: usize,
     /// Requests that had no reply.
     pub requests: usize,

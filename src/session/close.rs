@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::{InFlight, Session};
+use super::Session;
 use crate::command::{self, Reply, Unfinished};
 use crate::wire::{Codec, Outbound};
 
@@ -39,7 +39,8 @@ impl Session {
         closing.replies.push(close.reply);
     }
 
-    pub(super) fn handle_abandoned(&mut self, drain_until: Instant) {
+    /// The last handle is gone: what was accepted may still be sent.
+    pub(crate) fn handle_abandoned(&mut self, drain_until: Instant) {
         self.closing.get_or_insert(Closing {
             drain_until: Some(drain_until),
             replies: Vec::new(),
@@ -51,15 +52,22 @@ impl Session {
         self.closing.is_some()
     }
 
-    /// Whether nothing is left to wait for.
-    fn is_drained(&self, now: Instant) -> bool {
-        self.closing.as_ref().is_some_and(|closing| {
-            let idle = self.unfinished_publishes() == 0 && self.requests.len() == 0;
-            idle || closing.drain_until.is_none_or(|until| until <= now)
-        })
+    /// Whether accepted work has had its time.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.closing.as_ref().is_some_and(|closing| closing.drain_until.is_none_or(|until| until <= now))
     }
 
-    /// However full the buffer is: a peer that does not read must not hold up the end.
+    /// MQTT-3.14.4-2: nothing may follow a DISCONNECT.
+    pub(super) fn has_said_goodbye(&self) -> bool {
+        self.closing.as_ref().is_some_and(|closing| closing.disconnect_until.is_some())
+    }
+
+    /// Whether nothing is left to wait for.
+    fn is_drained(&self, now: Instant) -> bool {
+        let is_idle = || self.unfinished_publishes() == 0 && self.requests.len() == 0;
+        self.is_closing() && (self.is_overdue(now) || is_idle())
+    }
+
     pub(super) fn transmit_disconnect(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) {
         if !self.is_drained(now) {
             return;
@@ -68,11 +76,6 @@ impl Session {
             closing.disconnect_until = Some(now + GOODBYE);
             codec.encode(Outbound::Disconnect, buf);
         }
-    }
-
-    /// MQTT-3.14.4-2: after DISCONNECT nothing is sent.
-    pub(super) fn has_said_goodbye(&self) -> bool {
-        self.closing.as_ref().is_some_and(|closing| closing.disconnect_until.is_some())
     }
 
     /// Whether the end has come: the goodbye is written, or there is nobody to say it to.
@@ -88,10 +91,7 @@ impl Session {
     pub(crate) fn finish(&mut self) -> (Vec<Reply<Unfinished>>, Unfinished) {
         let requests = self.abandon_requests();
         let publishes = self.abandon_publishes();
-        self.abandon_subscriptions();
-        self.in_flight = InFlight::new();
-        self.count();
-        self.count_filters();
+        self.subscriptions.abandon();
         let replies = self.closing.take().map(|closing| closing.replies).unwrap_or_default();
         (replies, Unfinished { publishes, requests })
     }

@@ -39,7 +39,11 @@ impl<K: Ord + Copy> Deadlines<K> {
         if self.next()? > now {
             return None;
         }
-        self.heap.pop().map(|Reverse((_, key))| key)
+        let key = self.heap.pop().map(|Reverse((_, key))| key);
+        if self.heap.is_empty() && self.heap.capacity() > 4 * MIN_SWEEP {
+            *self = Self::new();
+        }
+        key
     }
 }
 

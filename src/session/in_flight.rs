@@ -55,6 +55,11 @@ impl<T> InFlight<T> {
         self.lists[on as usize].len
     }
 
+    /// Whether all 65,535 identifiers are in use.
+    pub(crate) fn is_full(&self) -> bool {
+        self.free.is_empty() && self.slots.len() == usize::from(PacketId::MAX)
+    }
+
     /// Puts `entry` at the end of a list under a free identifier; gives it back when all 65,535 are in use.
     pub(crate) fn insert(&mut self, on: On, entry: T) -> Result<PacketId, T> {
         let id = match self.free.pop_front() {

@@ -169,6 +169,7 @@ impl Session {
         }
         self.resume_publishes(session_present, now);
         self.resume_subscriptions(session_present);
+        self.resume_requests(session_present);
     }
 
     /// The connection is gone, with all that was written but not acknowledged on it in doubt.
@@ -221,24 +222,26 @@ impl Session {
     }
 
     /// Encodes what may go out now, as far as the buffer should be filled. Acknowledgements first: the peer waits for
-    /// them. Then what was in flight on the last connection, in its old order. Then SUBSCRIBE before PUBLISH, so that
-    /// a request cannot overtake the filter its reply comes by.
+    /// them. The ping before what may never run out. Then what was in flight on the last connection, in its old order.
+    /// Then SUBSCRIBE before PUBLISH, so that a request cannot overtake the filter its reply comes by.
     pub(crate) fn poll_transmit(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) {
         if self.connection.is_none() || self.has_said_goodbye() {
             return;
         }
+        let overdue = self.is_overdue(now);
         let before = buf.len();
         let base = self.connection.as_ref().map_or(0, |connection| connection.encoded);
         while buf.len() < WRITE_AHEAD {
             let sent = self.receiving.transmit(codec, buf)
-                || self.transmit_repeated(codec, buf)
+                || self.transmit_ping(codec, buf)
+                || (!overdue && self.transmit_repeated(codec, buf, now))
                 || self.transmit_filters(codec, buf)
-                || self.transmit_queued(codec, buf, base.wrapping_sub(before as u64), now)
-                || self.transmit_ping(codec, buf);
+                || (!overdue && self.transmit_queued(codec, buf, base.wrapping_sub(before as u64), now));
             if !sent {
                 break;
             }
         }
+        // Whatever room there is: the end has a deadline.
         self.transmit_disconnect(codec, buf, now);
         if let Some(connection) = &mut self.connection {
             connection.encoded += (buf.len() - before) as u64;

@@ -57,7 +57,7 @@ struct Call {
     offline: Offline,
     /// May have reached a wire.
     sent: bool,
-    /// Stands in `Publishes::queue`, for the first time or once more.
+    /// Stands in the queue; also once more, after the broker forgot the session it was sent in.
     queued: bool,
 }
 
@@ -65,10 +65,8 @@ struct Call {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claim {
     Wanted,
-    /// Its caller left without a word before it was sent.
+    /// Its caller left without a word.
     Abandoned,
-    /// Its caller left after it was sent once: it is still owed to the broker.
-    Orphaned,
     /// It lost its owner before, and was counted then.
     Stale,
 }
@@ -137,35 +135,48 @@ impl Publishes {
             Owner::Request(_) => Claim::Stale,
             Owner::Call(call) => match self.calls.get(call) {
                 None => Claim::Stale,
-                Some(pending) if pending.reply.is_abandoned() => {
-                    let claim = if pending.sent { Claim::Orphaned } else { Claim::Abandoned };
+                // What was sent before its caller left is still owed to the broker.
+                Some(pending) if !pending.sent && pending.reply.is_abandoned() => {
                     self.calls.remove(call);
-                    claim
+                    Claim::Abandoned
                 }
                 Some(_) => Claim::Wanted,
             },
         }
     }
 
-    /// Entries of the queue lost their owners. Such entries go when they reach the front; where a stalled front keeps
-    /// them, they are swept out once they are the majority, so that they cannot fill the queue.
+    /// So many entries of the queue lost their owners. Such entries go when they reach the front; where a stalled
+    /// front keeps them, they are swept out once they are the majority, so that they cannot fill the queue.
     pub(super) fn note_stale(&mut self, count: usize, requests: &Requests) {
         self.stale += count;
         if self.stale * 2 <= self.queue.len() {
             return;
         }
-        for mut outgoing in std::mem::take(&mut self.queue) {
-            match self.claim(outgoing.owner, requests) {
-                Claim::Wanted => {}
-                Claim::Orphaned => outgoing.owner = Owner::Nobody,
-                Claim::Abandoned | Claim::Stale => {
-                    self.queued_bytes -= size(&outgoing);
-                    continue;
-                }
+        for outgoing in std::mem::take(&mut self.queue) {
+            if self.claim(outgoing.owner, requests) == Claim::Wanted {
+                self.queue.push_back(outgoing);
+            } else {
+                self.queued_bytes -= size(&outgoing);
             }
-            self.queue.push_back(outgoing);
         }
         self.stale = 0;
+    }
+
+    /// Takes the requests out of the queue.
+    pub(super) fn take_requests(&mut self, requests: &Requests) -> Vec<(RequestKey, wire::Publish)> {
+        let mut taken = Vec::new();
+        for outgoing in std::mem::take(&mut self.queue) {
+            let Owner::Request(request) = outgoing.owner else {
+                self.queue.push_back(outgoing);
+                continue;
+            };
+            self.queued_bytes -= size(&outgoing);
+            match requests.is_pending(request) {
+                true => taken.push((request, outgoing.publish)),
+                false => self.stale -= 1,
+            }
+        }
+        taken
     }
 
     fn settle(&mut self, owner: Owner, answer: Result<Delivery, Error>) {
@@ -223,15 +234,10 @@ impl Session {
         now: Instant,
     ) -> bool {
         while let Some(front) = self.publishes.queue.front() {
-            let (mut owner, qos, expired) = (front.owner, front.publish.qos, front.is_expired(now));
+            let (owner, qos, expired) = (front.owner, front.publish.qos, front.is_expired(now));
             let claim = self.publishes.claim(owner, &self.requests);
-            if claim == Claim::Orphaned {
-                owner = Owner::Nobody;
-                self.publishes.queue[0].owner = owner;
-            }
             // A caller that waits hears of its deadline by itself; one that left after a first sending does not.
-            let unwanted = matches!(claim, Claim::Abandoned | Claim::Stale);
-            if unwanted || (expired && matches!(owner, Owner::Nobody)) {
+            if claim != Claim::Wanted || (expired && matches!(owner, Owner::Nobody)) {
                 self.publishes.pop();
                 self.publishes.stale -= usize::from(claim == Claim::Stale);
                 continue;
@@ -286,10 +292,19 @@ impl Session {
     }
 
     /// Sends again what was in flight when the last connection was lost.
-    pub(super) fn transmit_repeated(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
+    pub(super) fn transmit_repeated(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) -> bool {
         while let Some(id) = self.publishes.repeat.pop_front() {
             match self.in_flight.get_mut(id) {
                 Some((on, Entry::Publish(outgoing))) if outgoing.repeat => {
+                    // Nothing is sent again after its deadline, so that no door opens minutes later, nor a request
+                    // that is over, whose reply would be taken for the next one's. A QoS 2 publish is an exception:
+                    // the broker may hold its identifier, and would take the next message under it for a repetition.
+                    let is_over = outgoing.is_expired(now)
+                        || matches!(outgoing.owner, Owner::Request(request) if !self.requests.is_pending(request));
+                    if is_over && outgoing.publish.qos == QoS::AtLeastOnce {
+                        self.in_flight.remove(id);
+                        continue;
+                    }
                     outgoing.repeat = false;
                     // MQTT-3.3.1-1: a publish that is sent again carries DUP.
                     let outbound = match on {
@@ -313,21 +328,20 @@ impl Session {
                 self.publishes.settle(Owner::Call(call), Ok(Delivery::Sent));
             }
         }
-    }
-
-    pub(super) fn handle_puback(&mut self, id: PacketId, refused: Option<u8>) {
-        // Some brokers answer a QoS 2 publish this way; it has arrived, so it counts as acknowledged.
-        if let Some((On::Published, Entry::Publish(_))) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, refused.map_or(Ok(Delivery::Acknowledged), refuse));
+        if self.publishes.unwritten.is_empty() && self.publishes.unwritten.capacity() > KEPT_QUEUE {
+            self.publishes.unwritten = VecDeque::new();
         }
     }
 
-    pub(super) fn handle_pubrec(&mut self, id: PacketId, refused: Option<u8>) {
+    pub(super) fn handle_puback(&mut self, id: PacketId) {
+        // Some brokers answer a QoS 2 publish this way; it has arrived, so it counts as acknowledged.
+        if let Some((On::Published, Entry::Publish(_))) = self.in_flight.get_mut(id) {
+            self.settle_acked(id, Delivery::Acknowledged);
+        }
+    }
+
+    pub(super) fn handle_pubrec(&mut self, id: PacketId) {
         match self.in_flight.get_mut(id) {
-            // A refusal ends the handshake: there is nothing to release.
-            Some((On::Published, Entry::Publish(_))) if refused.is_some() => {
-                return self.settle_acked(id, refused.map_or(Ok(Delivery::Completed), refuse));
-            }
             Some((On::Published, Entry::Publish(outgoing))) if outgoing.publish.qos == QoS::ExactlyOnce => {
                 outgoing.repeat = false;
                 self.in_flight.move_to(id, On::Released);
@@ -341,27 +355,27 @@ impl Session {
 
     pub(super) fn handle_pubcomp(&mut self, id: PacketId) {
         if let Some((On::Released, _)) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, Ok(Delivery::Completed));
+            self.settle_acked(id, Delivery::Completed);
         }
     }
 
-    fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>) {
+    fn settle_acked(&mut self, id: PacketId, delivery: Delivery) {
         if let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) {
-            self.counters.acked().add(u64::from(answer.is_ok()));
-            self.publishes.settle(outgoing.owner, answer);
+            self.counters.acked().add(1);
+            self.publishes.settle(outgoing.owner, Ok(delivery));
         }
     }
 
     pub(super) fn expire_publish(&mut self, call: CallKey) {
         let Some(call) = self.publishes.calls.remove(call) else { return };
+        if call.queued {
+            self.publishes.note_stale(1, &self.requests);
+        }
         if call.sent {
             let error = Error::timeout("the broker did not acknowledge the message in time");
             call.reply.send(Err(error.with_outcome(Outcome::Unknown)));
         } else {
             call.reply.send(Err(too_late()));
-        }
-        if call.queued {
-            self.publishes.note_stale(1, &self.requests);
         }
     }
 
@@ -378,26 +392,18 @@ impl Session {
         let mut withdrawn = 0;
         for outgoing in &mut publishes.queue {
             let Owner::Call(key) = outgoing.owner else { continue };
-            // One that was sent once and stands here again is in doubt, as it was in flight.
-            match publishes.calls.get(key).filter(|call| !call.sent).map(|call| call.offline) {
-                Some(Offline::Fail) => {
-                    if let Some(call) = publishes.calls.remove(key) {
-                        call.reply.send(Err(Error::offline()));
-                        withdrawn += 1;
-                    }
-                }
-                Some(Offline::Queue) => {
-                    if let Some(call) = publishes.calls.remove(key) {
-                        if call.reply.is_abandoned() {
-                            withdrawn += 1;
-                        } else {
-                            call.reply.send(Ok(Delivery::Queued));
-                            outgoing.owner = Owner::Nobody;
-                            outgoing.deadline = None;
-                        }
-                    }
-                }
-                _ => {}
+            let unsent = publishes.calls.get(key).filter(|call| !call.sent);
+            let Some(offline) = unsent.map(|call| call.offline).filter(|offline| *offline != Offline::Wait) else {
+                continue;
+            };
+            let Some(call) = publishes.calls.remove(key) else { continue };
+            if offline == Offline::Queue && !call.reply.is_abandoned() {
+                call.reply.send(Ok(Delivery::Queued));
+                outgoing.owner = Owner::Nobody;
+                outgoing.deadline = None;
+            } else {
+                call.reply.send(Err(Error::offline()));
+                withdrawn += 1;
             }
         }
         self.publishes.note_stale(withdrawn, &self.requests);
@@ -409,19 +415,9 @@ impl Session {
         if session_present {
             let released = self.in_flight.ids(On::Released);
             self.publishes.repeat = released.chain(self.in_flight.ids(On::Published)).collect();
-            for index in 0..self.publishes.repeat.len() {
-                let id = self.publishes.repeat[index];
-                match self.in_flight.get_mut(id) {
-                    // Nothing is sent again after its deadline, so that no door opens minutes later. A QoS 2 publish
-                    // is an exception: the broker may hold its identifier, and would take the next message under it
-                    // for a repetition.
-                    Some((On::Published, Entry::Publish(outgoing)))
-                        if outgoing.is_expired(now) && outgoing.publish.qos == QoS::AtLeastOnce =>
-                    {
-                        self.in_flight.remove(id);
-                    }
-                    Some((_, Entry::Publish(outgoing))) => outgoing.repeat = true,
-                    _ => {}
+            for id in &self.publishes.repeat {
+                if let Some((_, Entry::Publish(outgoing))) = self.in_flight.get_mut(*id) {
+                    outgoing.repeat = true;
                 }
             }
             return;
@@ -435,10 +431,17 @@ impl Session {
             if outgoing.is_expired(now) {
                 continue;
             }
-            match self.publishes.claim(outgoing.owner, &self.requests) {
-                Claim::Wanted => self.note_queued(outgoing.owner),
-                Claim::Orphaned | Claim::Abandoned => outgoing.owner = Owner::Nobody,
-                Claim::Stale => continue,
+            if self.publishes.claim(outgoing.owner, &self.requests) != Claim::Wanted {
+                continue;
+            }
+            match outgoing.owner {
+                Owner::Nobody => {}
+                Owner::Request(request) => self.requests.mark_queued(request),
+                Owner::Call(call) => {
+                    if let Some(pending) = self.publishes.calls.get_mut(call) {
+                        pending.queued = true;
+                    }
+                }
             }
             outgoing.repeat = false;
             self.publishes.queued_bytes += size(&outgoing);
@@ -446,36 +449,20 @@ impl Session {
         }
     }
 
-    /// A message that was in flight stands in the queue once more.
-    fn note_queued(&mut self, owner: Owner) {
-        match owner {
-            Owner::Nobody => {}
-            Owner::Request(request) => self.requests.mark_queued(request),
-            Owner::Call(call) => {
-                if let Some(call) = self.publishes.calls.get_mut(call) {
-                    call.queued = true;
-                }
-            }
-        }
-    }
-
-    /// The agent ends: every caller is told what became of its message. How many there were, those that were handed
-    /// over included.
+    /// The agent ends: every caller is told what became of its message.
     pub(super) fn abandon_publishes(&mut self) -> usize {
-        let mut in_flight = self.in_flight.clear(On::Published);
-        in_flight.extend(self.in_flight.clear(On::Released));
-        let in_flight = in_flight.iter().filter_map(|entry| match entry {
+        let mut publishes = std::mem::replace(&mut self.publishes, Publishes::new());
+        let mut unacked = self.in_flight.clear(On::Released);
+        unacked.extend(self.in_flight.clear(On::Published));
+        let unacked = unacked.iter().filter_map(|entry| match entry {
             Entry::Publish(outgoing) => Some(outgoing),
             Entry::Subscribe(_) | Entry::Unsubscribe(_) => None,
         });
-        let left = in_flight.chain(&self.publishes.queue);
-        let handed_over = left.filter(|outgoing| matches!(outgoing.owner, Owner::Nobody)).count();
-        self.publishes.queue.clear();
-        self.publishes.queued_bytes = 0;
-        self.publishes.stale = 0;
-        self.publishes.unwritten.clear();
-        let unfinished = handed_over + self.publishes.calls.len();
-        for (_, call) in self.publishes.calls.drain() {
+        // What was handed over has no caller who would notice.
+        let handed_over = |outgoing: &&Outgoing| matches!(outgoing.owner, Owner::Nobody);
+        let handed_over = publishes.queue.iter().chain(unacked).filter(handed_over).count();
+        let unfinished = publishes.calls.len() + handed_over;
+        for (_, call) in publishes.calls.drain() {
             let outcome = if call.sent { Outcome::Unknown } else { Outcome::NotSent };
             call.reply.send(Err(Error::closed().with_outcome(outcome)));
         }
@@ -489,8 +476,18 @@ impl Session {
     }
 }
 
-fn refuse(reason: u8) -> Result<Delivery, Error> {
-    Err(Error::publish_refused(reason).with_outcome(Outcome::Refused))
+#[cfg(test)]
+impl Publishes {
+    /// Nothing is held, nor much memory for it.
+    pub(super) fn assert_empty(&self) {
+        let held = (self.queue.len(), self.queued_bytes, self.stale, self.calls.len(), self.unwritten.len());
+        assert_eq!(held, (0, 0, 0, 0, 0));
+        assert!(self.queue.capacity().max(self.unwritten.capacity()) <= KEPT_QUEUE);
+    }
+
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
 }
 
 fn too_late() -> Error {

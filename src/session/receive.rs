@@ -18,6 +18,7 @@ pub(super) struct Receiving {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the names of the packets")]
 enum Ack {
     PubAck(PacketId),
     PubRec(PacketId),
@@ -27,6 +28,9 @@ enum Ack {
 
 /// More acknowledgements than this are only waiting when the peer does not read.
 const MAX_ACKS: usize = 16_384;
+
+/// Above this many places, an empty table gives its memory back.
+const KEPT: usize = 1024;
 
 impl Receiving {
     pub(super) fn new() -> Self {
@@ -43,6 +47,9 @@ impl Receiving {
 
     pub(super) fn handle_pubrel(&mut self, id: PacketId) {
         self.unreleased.remove(&id);
+        if self.unreleased.is_empty() && self.unreleased.capacity() > KEPT {
+            self.unreleased = HashSet::default();
+        }
         // Answered whether known or not, or the broker would repeat it for ever.
         self.acks.push_back(Ack::PubComp(id));
     }
@@ -58,6 +65,9 @@ impl Receiving {
     /// Sends one acknowledgement. MQTT-4.6.0-2, -3, -4: in the order in which what they answer arrived.
     pub(super) fn transmit(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
         let Some(ack) = self.acks.pop_front() else { return false };
+        if self.acks.is_empty() && self.acks.capacity() > KEPT {
+            self.acks = VecDeque::new();
+        }
         codec.encode(
             match ack {
                 Ack::PubAck(id) => Outbound::PubAck(id),
@@ -83,6 +93,15 @@ impl Receiving {
                 self.unreleased.insert(id)
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Receiving {
+    /// Nothing is held, nor much memory for it.
+    pub(super) fn assert_empty(&self) {
+        assert_eq!((self.unreleased.len(), self.acks.len()), (0, 0));
+        assert!(self.acks.capacity() <= KEPT && self.unreleased.capacity() <= 2 * KEPT);
     }
 }
 

@@ -39,7 +39,7 @@ struct Pending {
     publish: Option<wire::Publish>,
     /// May have reached a wire: only then can a message be its reply.
     sent: bool,
-    /// Its message stands in the queue of publishes, for the first time or once more.
+    /// Stands in the queue of publishes; also once more, after the broker forgot the session it was sent in.
     queued: bool,
     offline: Offline,
     deadline: Instant,
@@ -207,6 +207,9 @@ impl Session {
         if let Some(queue) = self.queue_mut(pending.queue) {
             if queue.active == Some(request) {
                 queue.active = None;
+            } else if let Some(at) = queue.waiting.iter().position(|other| *other == request) {
+                // Calls mostly end in the order in which they began, so this looks at the first ones only.
+                queue.waiting.remove(at);
             }
         }
         self.advance_requests(pending.queue, now);
@@ -245,6 +248,23 @@ impl Session {
         for request in requests {
             if let Some(pending) = self.end_request(request, now) {
                 pending.fail(Error::offline());
+            }
+        }
+    }
+
+    /// A new connection. Where the broker forgot the reply filters, what was to be sent waits for the SUBACK once more.
+    pub(super) fn resume_requests(&mut self, session_present: bool) {
+        if session_present {
+            return;
+        }
+        for (request, publish) in self.publishes.take_requests(&self.requests) {
+            let Some(pending) = self.requests.pending.get_mut(request) else { continue };
+            pending.publish = Some(publish);
+            pending.queued = false;
+            let queue = pending.queue;
+            if let Some(queue) = self.queue_mut(queue) {
+                queue.active = None;
+                queue.waiting.push_front(request);
             }
         }
     }
@@ -294,6 +314,13 @@ impl Pending {
     fn fail(self, error: Error) {
         let outcome = if self.sent { Outcome::Unknown } else { Outcome::NotSent };
         self.reply.send(Err(error.with_outcome(outcome).with_messages(self.replies)));
+    }
+}
+
+#[cfg(test)]
+impl Requests {
+    pub(super) fn assert_empty(&self) {
+        assert_eq!((self.pending.len(), self.by_id.len(), self.queues.len()), (0, 0, 0));
     }
 }
 

@@ -82,6 +82,10 @@ impl Session {
 
     /// Sends one SUBSCRIBE or UNSUBSCRIBE for as many of the due filters as fit.
     pub(super) fn transmit_filters(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
+        if self.in_flight.is_full() {
+            // An acknowledgement frees one.
+            return false;
+        }
         let mut batch = Vec::new();
         let mut bytes = 0;
         let mut kind = Step::Settled;
@@ -123,7 +127,7 @@ impl Session {
         for (key, (_, qos)) in batch.iter().zip(&filters) {
             self.subscriptions.filters[*key].handle_asked(*qos);
         }
-        let Some(id) = self.ask(Entry::Subscribe(batch)) else { return false };
+        let Ok(id) = self.in_flight.insert(On::Asked, Entry::Subscribe(batch)) else { return false };
         codec.encode(Outbound::Subscribe { id, filters: &filters }, buf);
         true
     }
@@ -135,19 +139,9 @@ impl Session {
             shared.step = Step::Unsubscribing;
             shared.granted = None;
         }
-        let Some(id) = self.ask(Entry::Unsubscribe(batch)) else { return false };
+        let Ok(id) = self.in_flight.insert(On::Asked, Entry::Unsubscribe(batch)) else { return false };
         codec.encode(Outbound::Unsubscribe { id, filters: &filters }, buf);
         true
-    }
-
-    /// Takes a packet identifier; where all are in use, the filters are due once more.
-    fn ask(&mut self, entry: Entry) -> Option<PacketId> {
-        let entry = match self.in_flight.insert(On::Asked, entry) {
-            Ok(id) => return Some(id),
-            Err(entry) => entry,
-        };
-        self.handle_unanswered(entry);
-        None
     }
 
     fn handle_unanswered(&mut self, entry: Entry) {
@@ -289,12 +283,6 @@ impl Session {
         while let Some(subscriber) = self.subscriptions.answered.pop() {
             self.handle_reply(subscriber, message, now);
         }
-    }
-
-    /// The agent ends: whoever waits for a SUBACK is told, every stream ends.
-    pub(super) fn abandon_subscriptions(&mut self) {
-        self.subscriptions.subscribers.clear();
-        self.subscriptions.filters.clear();
     }
 }
 

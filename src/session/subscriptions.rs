@@ -114,6 +114,15 @@ impl Drop for Farewell {
     }
 }
 
+impl Farewell {
+    /// Answers "closed" if this was the last share.
+    fn fail(self: Arc<Self>) {
+        if let Some(mut farewell) = Arc::into_inner(self) {
+            drop(farewell.0.take());
+        }
+    }
+}
+
 impl Subscriptions {
     pub(super) fn new(notices: mpsc::UnboundedSender<Notice>) -> Self {
         Self {
@@ -159,6 +168,10 @@ impl Subscriptions {
             return; // The same filter twice in one call.
         }
         let state = shared.join(qos, retained);
+        if shared.step != Step::Unsubscribing {
+            // There will be no UNSUBACK to wait for.
+            shared.leaving.clear();
+        }
         let established = state == LinkState::Ready;
         shared.links.push(Link { subscriber, qos, retained, state, established, takes_retained: false });
         let entry = &mut self.subscribers[subscriber];
@@ -187,6 +200,14 @@ impl Subscriptions {
         Some(subscriber)
     }
 
+    /// The agent ends: every stream ends, and whoever waits for an answer of the broker is told.
+    pub(super) fn abandon(&mut self) {
+        self.subscribers.clear();
+        for (_, shared) in self.filters.drain() {
+            shared.leaving.into_iter().for_each(Farewell::fail);
+        }
+    }
+
     /// Nothing is in flight for this filter: marks what is there to do next, or forgets it.
     pub(super) fn settle(&mut self, key: FilterKey) {
         let Some(shared) = self.filters.get_mut(key) else { return };
@@ -203,6 +224,14 @@ impl Subscriptions {
                 self.router.remove(&shared.filter);
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Subscriptions {
+    pub(super) fn assert_empty(&self) {
+        let held = (self.router.len(), self.filters.len(), self.subscribers.len(), self.due.len());
+        assert_eq!(held, (0, 0, 0, 0));
     }
 }
 
@@ -260,6 +289,10 @@ impl Shared {
                 link.state = LinkState::Waiting;
             }
         }
+        if !self.links.is_empty() {
+            // Wanted again, so the UNSUBSCRIBE will not be repeated.
+            self.leaving.clear();
+        }
     }
 
     pub(super) fn handle_unsubscribed(&mut self) {
@@ -280,7 +313,8 @@ impl Shared {
 
 impl Link {
     pub(super) fn accepts(&self, message: &Message) -> bool {
-        if self.state == LinkState::Waiting {
+        // A filter that is asked for anew may still be held by the broker from the first time.
+        if self.state == LinkState::Waiting && !self.established {
             return false;
         }
         match (message.is_retained(), self.retained) {

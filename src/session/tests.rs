@@ -1,1 +1,301 @@
+//! The session driven step by step: no socket, no task, and a clock that moves when told to.
 
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+use tokio::sync::oneshot::{self, error::TryRecvError};
+
+use super::*;
+use crate::command::{Close, Feed, Publish, Reply, Request, RequestId, Subscribe, Unfinished};
+use crate::options::Offline;
+use crate::publish::Delivery;
+use crate::subscribe::Retained;
+use crate::wire::peer::{decode_client_packet, Sent};
+use crate::wire::{Incoming, PacketId, Version};
+use crate::{Filter, Message, QoS, Topic};
+
+mod closing;
+mod model;
+mod publishing;
+mod receiving;
+mod requesting;
+mod subscribing;
+mod timing;
+
+type Answer<T> = oneshot::Receiver<Result<T, Error>>;
+
+/// A session, its clock, and its connection up to the socket.
+struct Bench {
+    session: Session,
+    codec: Codec,
+    output: BytesMut,
+    /// The packets in `output`, each with the bytes of it that are still there.
+    unwritten: VecDeque<(Sent, usize)>,
+    now: Instant,
+    notices: mpsc::UnboundedReceiver<Notice>,
+    requests: u64,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(3600);
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(|options| options)
+    }
+
+    fn with(change: impl FnOnce(Options) -> Options) -> Self {
+        let (notices, notices_in) = mpsc::unbounded_channel();
+        // Long silences are the subject of few tests.
+        let options = change(Options::new("localhost").keep_alive(Duration::ZERO));
+        Self {
+            session: Session::new(&options, Arc::default(), notices),
+            codec: Codec::new(Version::V311, 1 << 20),
+            output: BytesMut::new(),
+            unwritten: VecDeque::new(),
+            now: Instant::now(),
+            notices: notices_in,
+            requests: 0,
+        }
+    }
+
+    fn connected() -> Self {
+        let mut bench = Self::new();
+        bench.connect(false);
+        bench
+    }
+
+    fn connect(&mut self, session_present: bool) {
+        self.session.handle_connected(session_present, self.now);
+    }
+
+    fn lose_connection(&mut self) {
+        self.output.clear();
+        self.unwritten.clear();
+        self.session.handle_disconnected(self.now);
+    }
+
+    fn command(&mut self, command: Command) {
+        self.session.handle_command(command, self.now);
+    }
+
+    fn publish(&mut self, payload: &str, qos: QoS) -> Answer<Delivery> {
+        self.publish_as(payload, qos, Offline::Wait, LONG)
+    }
+
+    fn publish_as(&mut self, payload: &str, qos: QoS, offline: Offline, timeout: Duration) -> Answer<Delivery> {
+        let (reply, answer) = Reply::channel();
+        self.publish_for(Some(reply), payload.to_owned().into(), qos, offline, Some(self.now + timeout));
+        answer
+    }
+
+    fn publish_for(
+        &mut self,
+        reply: Option<Reply<Delivery>>,
+        payload: Bytes,
+        qos: QoS,
+        offline: Offline,
+        deadline: Option<Instant>,
+    ) {
+        let topic = Topic::new("t").unwrap();
+        self.command(Command::Publish(Publish { topic, payload, qos, retain: false, offline, deadline, reply }));
+    }
+
+    fn subscribe(&mut self, filters: &[&str]) -> Answer<Feed> {
+        self.subscribe_as(filters, QoS::AtLeastOnce, Retained::IfFirst)
+    }
+
+    fn subscribe_as(&mut self, filters: &[&str], qos: QoS, retained: Retained) -> Answer<Feed> {
+        self.subscribe_within(filters, qos, retained, LONG)
+    }
+
+    fn subscribe_within(&mut self, filters: &[&str], qos: QoS, retained: Retained, timeout: Duration) -> Answer<Feed> {
+        let (reply, answer) = Reply::channel();
+        let filters = filters.iter().map(|filter| Filter::new(*filter).unwrap()).collect();
+        let (offline, deadline) = (Offline::Wait, self.now + timeout);
+        self.command(Command::Subscribe(Subscribe { filters, qos, retained, capacity: 16, offline, deadline, reply }));
+        answer
+    }
+
+    fn request(&mut self, payload: &str, reply_to: &str) -> (RequestId, Answer<Vec<Message>>) {
+        self.request_as(payload, reply_to, 1, Offline::Wait, LONG)
+    }
+
+    fn request_as(
+        &mut self,
+        payload: &str,
+        reply_to: &str,
+        replies: usize,
+        offline: Offline,
+        timeout: Duration,
+    ) -> (RequestId, Answer<Vec<Message>>) {
+        let (reply, answer) = Reply::channel();
+        self.requests += 1;
+        let id = RequestId(self.requests);
+        let request = Request {
+            id,
+            topic: Topic::new("q").unwrap(),
+            payload: payload.to_owned().into(),
+            qos: QoS::AtLeastOnce,
+            reply_to: Filter::new(reply_to).unwrap(),
+            replies,
+            offline,
+            deadline: self.now + timeout,
+            reply,
+        };
+        self.command(Command::Request(request));
+        (id, answer)
+    }
+
+    fn close(&mut self, drain: Option<Duration>) -> Answer<Unfinished> {
+        let (reply, answer) = Reply::channel();
+        let drain_until = drain.map(|drain| self.now + drain);
+        self.session.handle_notice(Notice::Close(Close { drain_until, reply }), self.now);
+        answer
+    }
+
+    /// Hands on what guards reported.
+    fn take_notices(&mut self) {
+        while let Ok(notice) = self.notices.try_recv() {
+            self.session.handle_notice(notice, self.now);
+        }
+    }
+
+    /// Encodes what may go out; all of it is whole packets.
+    fn transmit(&mut self) -> Vec<Sent> {
+        let before = self.output.len();
+        self.session.poll_transmit(&self.codec, &mut self.output, self.now);
+        let mut fresh = BytesMut::from(&self.output[before..]);
+        let mut packets = Vec::new();
+        loop {
+            let before = fresh.len();
+            let Some(packet) = decode_client_packet(&mut fresh) else { break };
+            self.unwritten.push_back((packet.clone(), before - fresh.len()));
+            packets.push(packet);
+        }
+        assert!(fresh.is_empty(), "half a packet was encoded");
+        packets
+    }
+
+    /// The socket takes so many bytes; what the broker then has in full.
+    fn write(&mut self, bytes: usize) -> Vec<Sent> {
+        let bytes = bytes.min(self.output.len());
+        if bytes == 0 {
+            return Vec::new();
+        }
+        self.output.advance(bytes);
+        self.session.handle_written(bytes, self.now);
+        let mut left = bytes;
+        let mut arrived = Vec::new();
+        while let Some((_, size)) = self.unwritten.front_mut() {
+            if *size > left {
+                *size -= left;
+                break;
+            }
+            left -= *size;
+            arrived.extend(self.unwritten.pop_front().map(|(packet, _)| packet));
+        }
+        arrived
+    }
+
+    /// All that goes out now.
+    fn sent(&mut self) -> Vec<Sent> {
+        self.take_notices();
+        let mut sent = Vec::new();
+        loop {
+            self.transmit();
+            let arrived = self.write(usize::MAX);
+            if arrived.is_empty() {
+                return sent;
+            }
+            sent.extend(arrived);
+        }
+    }
+
+    fn receive(&mut self, inbound: Inbound) {
+        self.session.handle_received(self.now);
+        self.session.handle_inbound(inbound, self.now).unwrap();
+    }
+
+    fn receive_publish(&mut self, topic: &str, payload: &str, qos: QoS, id: PacketId) {
+        self.receive(incoming(topic, payload, qos, id));
+    }
+
+    fn grant(&mut self, id: PacketId, granted: &[QoS]) {
+        self.receive(Inbound::SubAck { id, granted: granted.iter().copied().map(Some).collect() });
+    }
+
+    /// Moves the clock, stopping wherever the session wants to be asked.
+    fn advance(&mut self, duration: Duration) {
+        self.try_advance(duration).unwrap();
+    }
+
+    fn try_advance(&mut self, duration: Duration) -> Result<(), Error> {
+        let until = self.now + duration;
+        while let Some(at) = self.session.poll_timeout().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.session.handle_timeout(self.now)?;
+            self.transmit();
+            if self.session.is_finished(self.now) {
+                break;
+            }
+            let next = self.session.poll_timeout();
+            assert!(next.is_none_or(|next| next > self.now), "asked for the same moment again: a busy loop");
+        }
+        self.now = until;
+        Ok(())
+    }
+
+    fn has_nothing(&self) {
+        self.session.publishes.assert_empty();
+        self.session.requests.assert_empty();
+        self.session.receiving.assert_empty();
+        self.session.subscriptions.assert_empty();
+        for on in [On::Published, On::Released, On::Asked] {
+            assert_eq!(self.session.in_flight.len(on), 0, "{on:?}");
+        }
+    }
+}
+
+fn incoming(topic: &str, payload: &str, qos: QoS, id: PacketId) -> Inbound {
+    let (topic, payload) = (Topic::new(topic).unwrap(), Bytes::from(payload.to_owned()));
+    Inbound::Publish(Incoming { topic, payload, qos, retain: false, dup: false, id })
+}
+
+/// What a client sends for a message of [`Bench::publish`].
+fn published(payload: &str, qos: QoS, id: PacketId, dup: bool) -> Sent {
+    let (topic, payload) = ("t".to_owned(), Bytes::from(payload.to_owned()));
+    Sent::Publish { topic, payload, qos, retain: false, dup, id }
+}
+
+/// What a client sends for a call of [`Bench::request`].
+fn requested(payload: &str, id: PacketId, dup: bool) -> Sent {
+    let (topic, payload) = ("q".to_owned(), Bytes::from(payload.to_owned()));
+    Sent::Publish { topic, payload, qos: QoS::AtLeastOnce, retain: false, dup, id }
+}
+
+fn subscribed(id: PacketId, filters: &[(&str, QoS)]) -> Sent {
+    Sent::Subscribe(id, filters.iter().map(|(filter, qos)| ((*filter).to_owned(), *qos)).collect())
+}
+
+fn unsubscribed(id: PacketId, filters: &[&str]) -> Sent {
+    Sent::Unsubscribe(id, filters.iter().map(|filter| (*filter).to_owned()).collect())
+}
+
+/// The answer, if it has come.
+fn answer<T>(answer: &mut Answer<T>) -> Option<Result<T, Error>> {
+    match answer.try_recv() {
+        Ok(answer) => Some(answer),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Closed) => panic!("an answer slot was dropped in silence"),
+    }
+}
+
+/// The answer that must have come.
+fn answered<T>(receiver: &mut Answer<T>) -> Result<T, Error> {
+    answer(receiver).expect("an answer")
+}
+
+const QOS0: QoS = QoS::AtMostOnce;
+const QOS1: QoS = QoS::AtLeastOnce;
+const QOS2: QoS = QoS::ExactlyOnce;

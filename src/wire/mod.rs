@@ -7,6 +7,8 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{Error, Filter, QoS, Refusal, Topic};
 
+#[cfg(test)]
+pub(crate) mod peer;
 mod v4;
 
 /// The versions of MQTT an agent can speak.

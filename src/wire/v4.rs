@@ -183,7 +183,7 @@ fn to_wire(qos: QoS) -> WireQoS {
     }
 }
 
-fn from_wire(qos: WireQoS) -> QoS {
+pub(super) fn from_wire(qos: WireQoS) -> QoS {
     match qos {
         WireQoS::AtMostOnce => QoS::AtMostOnce,
         WireQoS::AtLeastOnce => QoS::AtLeastOnce,

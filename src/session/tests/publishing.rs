@@ -1,0 +1,409 @@
+use super::*;
+use crate::{ErrorKind, Outcome};
+
+fn payloads(sent: &[Sent]) -> Vec<String> {
+    let payload = |sent: &Sent| match sent {
+        Sent::Publish { payload, .. } => Some(String::from_utf8(payload.to_vec()).unwrap()),
+        _ => None,
+    };
+    sent.iter().filter_map(payload).collect()
+}
+
+fn outcome<T: std::fmt::Debug>(receiver: &mut Answer<T>) -> (ErrorKind, Outcome) {
+    let error = answered(receiver).unwrap_err();
+    (error.kind(), error.outcome())
+}
+
+#[test]
+fn each_quality_of_service_resolves_at_its_own_moment() {
+    let mut bench = Bench::connected();
+    let mut zero = bench.publish("0", QOS0);
+    let mut one = bench.publish("1", QOS1);
+    let mut two = bench.publish("2", QOS2);
+    bench.transmit();
+    assert!(answer(&mut zero).is_none());
+    let sent = bench.sent();
+    assert_eq!(sent, [published("0", QOS0, 0, false), published("1", QOS1, 1, false), published("2", QOS2, 2, false)]);
+    assert_eq!(answered(&mut zero).unwrap(), Delivery::Sent);
+
+    assert!(answer(&mut one).is_none());
+    bench.receive(Inbound::PubAck(1));
+    assert_eq!(answered(&mut one).unwrap(), Delivery::Acknowledged);
+
+    bench.receive(Inbound::PubComp(2));
+    bench.receive(Inbound::PubRec(2));
+    assert!(answer(&mut two).is_none());
+    assert_eq!(bench.sent(), [Sent::PubRel(2)]);
+    bench.receive(Inbound::PubComp(2));
+    assert_eq!(answered(&mut two).unwrap(), Delivery::Completed);
+    bench.has_nothing();
+}
+
+#[test]
+fn acknowledgements_in_any_order_reach_their_own_callers() {
+    let mut bench = Bench::connected();
+    let mut answers: Vec<_> = (0..9).map(|n| bench.publish(&n.to_string(), QOS1)).collect();
+    bench.sent();
+    for id in [5, 1, 9, 8, 2, 3, 7, 6, 4] {
+        bench.receive(Inbound::PubAck(id));
+        for (n, receiver) in answers.iter_mut().enumerate() {
+            if n + 1 == usize::from(id) {
+                assert_eq!(answered(receiver).unwrap(), Delivery::Acknowledged);
+                *receiver = oneshot::channel().1;
+            } else {
+                assert!(receiver.try_recv().is_err());
+            }
+        }
+    }
+    bench.has_nothing();
+}
+
+#[test]
+fn acknowledgements_of_nothing_are_no_trouble() {
+    let mut bench = Bench::connected();
+    let mut one = bench.publish("1", QOS1);
+    bench.sent();
+    for inbound in [Inbound::PubAck(2), Inbound::PubComp(1), Inbound::PubRec(1), Inbound::UnsubAck(1)] {
+        bench.receive(inbound);
+    }
+    bench.receive(Inbound::SubAck { id: 1, granted: vec![None] });
+    assert!(answer(&mut one).is_none());
+    assert_eq!(bench.sent(), []);
+    // Only this one could be of a session that the broker remembers better.
+    bench.receive(Inbound::PubRec(77));
+    assert_eq!(bench.sent(), [Sent::PubRel(77)]);
+}
+
+#[test]
+fn a_full_window_holds_the_queue_until_an_acknowledgement() {
+    let mut bench = Bench::with(|options| options.max_in_flight(2));
+    bench.connect(false);
+    let _answers: Vec<_> = [QOS1, QOS2, QOS1, QOS0].map(|qos| bench.publish("x", qos)).into();
+    assert_eq!(bench.sent().len(), 2);
+    bench.receive(Inbound::PubRec(2));
+    assert_eq!(bench.sent(), [Sent::PubRel(2)]);
+    bench.receive(Inbound::PubComp(2));
+    assert_eq!(bench.sent(), [published("x", QOS1, 2, false), published("x", QOS0, 0, false)]);
+}
+
+#[test]
+fn without_a_free_identifier_the_next_waits_in_its_place() {
+    let mut bench = Bench::with(|options| options.max_in_flight(u16::MAX));
+    bench.connect(false);
+    let _feed = bench.subscribe(&["f"]);
+    assert_eq!(bench.sent(), [subscribed(1, &[("f", QOS1)])]);
+    for _ in 0..=u16::MAX {
+        bench.publish_for(None, "x".into(), QOS1, Offline::Wait, None);
+    }
+    bench.publish_for(None, "last".into(), QOS0, Offline::Wait, None);
+    assert_eq!(bench.sent().len(), usize::from(u16::MAX) - 1);
+    assert_eq!((bench.session.publishes.len(), bench.session.publishes.queued_bytes()), (3, 2 * 2 + 5));
+    // A filter waits in the same way.
+    let mut other = bench.subscribe(&["g"]);
+    drop(bench.subscribe_within(&["never asked"], QOS1, Retained::IfFirst, SECOND));
+    assert_eq!(bench.sent(), []);
+    bench.advance(SECOND);
+    bench.grant(1, &[QOS1]);
+    assert_eq!(bench.sent(), [subscribed(1, &[("g", QOS1)])]);
+    bench.receive(Inbound::PubAck(2));
+    bench.receive(Inbound::PubAck(3));
+    let expected = [published("x", QOS1, 2, false), published("x", QOS1, 3, false), published("last", QOS0, 0, false)];
+    assert_eq!(bench.sent(), expected);
+    bench.grant(1, &[QOS1]);
+    assert!(answered(&mut other).is_ok());
+}
+
+#[test]
+fn a_resumed_session_gets_releases_and_then_publishes_in_their_first_order() {
+    let mut bench = Bench::connected();
+    let mut answers: Vec<_> = (0..6).map(|n| bench.publish(&n.to_string(), [QOS1, QOS2][n % 2])).collect();
+    bench.sent();
+    bench.receive(Inbound::PubRec(6));
+    bench.receive(Inbound::PubAck(3));
+    bench.receive(Inbound::PubRec(2));
+    answers.push(bench.publish("new", QOS1));
+    bench.lose_connection();
+    bench.connect(true);
+    let expected = [
+        Sent::PubRel(6),
+        Sent::PubRel(2),
+        published("0", QOS1, 1, true),
+        published("3", QOS2, 4, true),
+        published("4", QOS1, 5, true),
+        published("new", QOS1, 3, false),
+    ];
+    assert_eq!(bench.sent(), expected);
+    // An acknowledgement that arrives before the repetition is encoded makes it unnecessary.
+    bench.lose_connection();
+    bench.connect(true);
+    bench.receive(Inbound::PubAck(5));
+    bench.receive(Inbound::PubRec(4));
+    let expected = [
+        Sent::PubRel(4),
+        Sent::PubRel(6),
+        Sent::PubRel(2),
+        published("0", QOS1, 1, true),
+        published("new", QOS1, 3, true),
+    ];
+    assert_eq!(bench.sent(), expected);
+    for id in [2, 4, 6] {
+        bench.receive(Inbound::PubComp(id));
+    }
+    bench.receive(Inbound::PubAck(1));
+    bench.receive(Inbound::PubAck(3));
+    assert!(answers.iter_mut().all(|receiver| answered(receiver).is_ok()));
+    bench.has_nothing();
+}
+
+#[test]
+fn a_lost_session_gets_everything_anew_ahead_of_what_waited() {
+    let mut bench = Bench::with(|options| options.max_in_flight(3));
+    bench.connect(false);
+    let mut answers: Vec<_> = (0..5).map(|n| bench.publish(&n.to_string(), QOS1)).collect();
+    let mut two = bench.publish("two", QOS2);
+    assert_eq!(payloads(&bench.sent()), ["0", "1", "2"]);
+    bench.lose_connection();
+    bench.connect(false);
+    let sent = bench.sent();
+    assert_eq!(payloads(&sent), ["0", "1", "2"]);
+    assert!(sent.iter().all(|sent| matches!(sent, Sent::Publish { dup: false, .. })));
+    for id in [1, 2, 3] {
+        bench.receive(Inbound::PubAck(id));
+    }
+    assert_eq!(payloads(&bench.sent()), ["3", "4", "two"]);
+    bench.receive(Inbound::PubRec(3));
+    bench.sent();
+    // A released message goes once more: whether the broker passed it on is not known.
+    bench.lose_connection();
+    bench.connect(false);
+    assert_eq!(payloads(&bench.sent()), ["two", "3", "4"]);
+    bench.receive(Inbound::PubRec(3));
+    bench.receive(Inbound::PubComp(3));
+    bench.receive(Inbound::PubAck(1));
+    bench.receive(Inbound::PubAck(2));
+    bench.sent();
+    assert!(answers.iter_mut().all(|receiver| answered(receiver).is_ok()));
+    assert_eq!(answered(&mut two).unwrap(), Delivery::Completed);
+    bench.has_nothing();
+}
+
+#[test]
+fn what_expired_is_not_repeated_save_where_the_broker_may_hold_its_identifier() {
+    for session_present in [true, false] {
+        let mut bench = Bench::connected();
+        let mut one = bench.publish_as("one", QOS1, Offline::Wait, SECOND);
+        let mut two = bench.publish_as("two", QOS2, Offline::Wait, SECOND);
+        let _later = bench.publish_as("later", QOS1, Offline::Wait, SECOND * 3);
+        bench.sent();
+        bench.lose_connection();
+        bench.advance(SECOND);
+        assert_eq!(outcome(&mut one), (ErrorKind::Timeout, Outcome::Unknown));
+        assert_eq!(outcome(&mut two), (ErrorKind::Timeout, Outcome::Unknown));
+        bench.connect(session_present);
+        let expected = if session_present { &["two", "later"][..] } else { &["later"] };
+        assert_eq!(payloads(&bench.sent()), expected);
+    }
+}
+
+#[test]
+fn a_repetition_whose_deadline_passes_before_it_is_encoded_stays_away() {
+    let mut bench = Bench::connected();
+    let _one = bench.publish_as("one", QOS1, Offline::Wait, SECOND);
+    bench.sent();
+    bench.lose_connection();
+    bench.connect(true);
+    bench.now += SECOND;
+    bench.session.handle_timeout(bench.now).unwrap();
+    assert_eq!(bench.sent(), []);
+    bench.has_nothing();
+}
+
+#[test]
+fn what_is_queued_again_and_expires_leaves_the_queue_counted_right() {
+    let mut bench = Bench::connected();
+    let mut one = bench.publish_as("one", QOS1, Offline::Wait, SECOND);
+    let mut two = bench.publish_as("two", QOS2, Offline::Fail, SECOND * 2);
+    bench.sent();
+    bench.lose_connection();
+    bench.connect(false);
+    bench.lose_connection();
+    // It was sent, so it is neither withdrawn nor called unsent.
+    assert!(answer(&mut two).is_none());
+    bench.advance(SECOND);
+    assert_eq!(outcome(&mut one), (ErrorKind::Timeout, Outcome::Unknown));
+    bench.connect(true);
+    assert_eq!(payloads(&bench.sent()), ["two"]);
+    assert_eq!(bench.session.publishes.len(), 0);
+    assert!(bench.session.has_room());
+}
+
+#[test]
+fn what_was_sent_and_is_queued_again_is_owed_even_when_its_caller_leaves() {
+    let mut bench = Bench::connected();
+    let one = bench.publish("one", QOS1);
+    bench.sent();
+    bench.lose_connection();
+    bench.connect(false);
+    drop(one);
+    assert_eq!(payloads(&bench.sent()), ["one"]);
+    bench.receive(Inbound::PubAck(1));
+    bench.has_nothing();
+}
+
+#[test]
+fn a_publish_whose_caller_leaves_before_it_is_sent_is_not_sent() {
+    let mut bench = Bench::connected();
+    let kept = bench.publish("kept", QOS1);
+    drop(bench.publish("dropped", QOS1));
+    drop(bench.publish("dropped", QOS0));
+    drop(kept);
+    let _other = bench.publish("other", QOS1);
+    assert_eq!(payloads(&bench.sent()), ["other"]);
+    bench.receive(Inbound::PubAck(1));
+    bench.has_nothing();
+}
+
+#[test]
+fn withdrawing_most_of_the_queue_keeps_the_count() {
+    // The sweep comes in the midst of them, at every possible place.
+    for withdrawn in 0..12 {
+        for kept in 0..6 {
+            let mut bench = Bench::connected();
+            let mut all: Vec<_> = (0..withdrawn).map(|_| bench.publish_as("w", QOS1, Offline::Fail, LONG)).collect();
+            let kept: Vec<_> = (0..kept).map(|_| bench.publish_as("k", QOS1, Offline::Wait, LONG)).collect();
+            bench.lose_connection();
+            for receiver in &mut all {
+                assert_eq!(outcome(receiver), (ErrorKind::Offline, Outcome::NotSent));
+            }
+            assert_eq!(bench.session.publishes.len(), kept.len());
+            bench.connect(true);
+            assert_eq!(payloads(&bench.sent()), vec!["k"; kept.len()]);
+            for id in 1..=kept.len() {
+                bench.receive(Inbound::PubAck(id as PacketId));
+            }
+            bench.has_nothing();
+        }
+    }
+}
+
+#[test]
+fn expired_entries_behind_a_stalled_front_do_not_fill_the_queue() {
+    let mut bench = Bench::with(|options| options.max_in_flight(1).max_queued(10));
+    bench.connect(false);
+    let _first = bench.publish("first", QOS1);
+    bench.sent();
+    let _front = bench.publish("front", QOS1);
+    for _ in 0..50 {
+        let mut passing: Vec<_> = (0..9).map(|_| bench.publish_as("x", QOS1, Offline::Wait, SECOND)).collect();
+        assert!(!bench.session.has_room());
+        bench.advance(SECOND);
+        for receiver in &mut passing {
+            assert_eq!(outcome(receiver), (ErrorKind::Timeout, Outcome::NotSent));
+        }
+        assert_eq!(bench.session.publishes.len(), 1);
+    }
+    assert!(bench.session.publishes.queued_bytes() < 100);
+    bench.receive(Inbound::PubAck(1));
+    assert_eq!(payloads(&bench.sent()), ["front"]);
+    bench.receive(Inbound::PubAck(1));
+    bench.has_nothing();
+}
+
+#[test]
+fn without_a_connection_each_does_what_its_caller_chose() {
+    let mut bench = Bench::new();
+    let mut fails = bench.publish_as("fails", QOS1, Offline::Fail, LONG);
+    assert_eq!(outcome(&mut fails), (ErrorKind::Offline, Outcome::NotSent));
+    let mut waits = bench.publish_as("waits", QOS1, Offline::Wait, SECOND);
+    let mut queued = bench.publish_as("queued", QOS1, Offline::Queue, SECOND);
+    assert_eq!(answered(&mut queued).unwrap(), Delivery::Queued);
+    let mut late = bench.publish_as("late", QOS1, Offline::Wait, Duration::ZERO);
+    assert_eq!(outcome(&mut late), (ErrorKind::Timeout, Outcome::NotSent));
+    let (now, payload) = (bench.now, Bytes::from("nobody's"));
+    bench.publish_for(None, payload, QOS1, Offline::Wait, Some(now + SECOND));
+    bench.advance(SECOND);
+    assert_eq!(outcome(&mut waits), (ErrorKind::Timeout, Outcome::NotSent));
+    bench.connect(false);
+    assert_eq!(payloads(&bench.sent()), ["queued"]);
+}
+
+#[test]
+fn what_waits_when_the_connection_is_lost_does_what_its_caller_chose() {
+    let mut bench = Bench::connected();
+    let mut fails = bench.publish_as("fails", QOS1, Offline::Fail, LONG);
+    let mut waits = bench.publish_as("waits", QOS1, Offline::Wait, LONG);
+    let mut queued = bench.publish_as("queued", QOS1, Offline::Queue, SECOND);
+    drop(bench.publish_as("dropped", QOS1, Offline::Queue, SECOND));
+    bench.lose_connection();
+    assert_eq!(outcome(&mut fails), (ErrorKind::Offline, Outcome::NotSent));
+    assert_eq!(answered(&mut queued).unwrap(), Delivery::Queued);
+    assert!(answer(&mut waits).is_none());
+    assert_eq!(bench.session.publishes.len(), 2);
+    bench.advance(SECOND * 2);
+    bench.connect(true);
+    assert_eq!(payloads(&bench.sent()), ["waits", "queued"]);
+    bench.receive(Inbound::PubAck(1));
+    bench.receive(Inbound::PubAck(2));
+    bench.has_nothing();
+}
+
+#[test]
+fn qos_0_is_sent_with_its_last_byte_and_lost_with_any() {
+    let mut bench = Bench::connected();
+    let size = 2 + 3 + 1;
+    for written in 0..=3 * size {
+        let mut answers: Vec<_> = (0..3).map(|_| bench.publish("x", QOS0)).collect();
+        bench.transmit();
+        let steps = [written / 2, written - written / 2];
+        steps.into_iter().for_each(|bytes| drop(bench.write(bytes)));
+        bench.lose_connection();
+        for (n, receiver) in answers.iter_mut().enumerate() {
+            match answered(receiver) {
+                Ok(delivery) => assert!(delivery == Delivery::Sent && written >= (n + 1) * size),
+                Err(error) if error.outcome() == Outcome::NotSent => assert!(written <= n * size),
+                Err(error) => {
+                    assert_eq!(error.outcome(), Outcome::Unknown);
+                    assert!(written > n * size && written < (n + 1) * size);
+                }
+            }
+        }
+        bench.has_nothing();
+        bench.connect(true);
+        // The count starts anew whatever went before on this connection.
+        bench.publish_for(None, "y".into(), QOS0, Offline::Wait, None);
+        bench.sent();
+        bench.lose_connection();
+        bench.connect(true);
+    }
+}
+
+#[test]
+fn positions_are_right_behind_bytes_of_other_kinds() {
+    let mut bench = Bench::connected();
+    let _feed = bench.subscribe(&["f"]);
+    bench.receive_publish("f", "x", QOS1, 9);
+    bench.transmit();
+    bench.write(3);
+    let mut zero = bench.publish("x", QOS0);
+    bench.transmit();
+    let all = bench.output.len();
+    bench.write(all - 1);
+    assert!(answer(&mut zero).is_none());
+    bench.write(1);
+    assert_eq!(answered(&mut zero).unwrap(), Delivery::Sent);
+}
+
+#[test]
+fn a_burst_gives_its_memory_back() {
+    let mut bench = Bench::connected();
+    for round in 0..3 {
+        let answers: Vec<_> = (0..50_000).map(|n| bench.publish("x", [QOS0, QOS1][n % 2])).collect();
+        bench.sent();
+        for id in 1..=25_000 {
+            bench.receive(Inbound::PubAck(id));
+        }
+        drop(answers);
+        bench.has_nothing();
+        assert_eq!(bench.session.publishes.len(), 0, "round {round}");
+    }
+}
