@@ -5,4 +5,5 @@ mod support;
 
 mod publish;
 mod request;
+mod script;
 mod subscribe;
