@@ -293,8 +293,7 @@ impl Session {
 
     /// The agent ends: whoever waits for a SUBACK is told, every stream ends.
     pub(super) fn abandon_subscriptions(&mut self) {
-        self.subscriptions.subscribers.clear();
-        self.subscriptions.filters.clear();
+        self.subscriptions.clear();
     }
 }
 

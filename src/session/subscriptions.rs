@@ -106,6 +106,13 @@ pub(super) enum Sink {
 #[derive(Debug)]
 struct Farewell(Option<Reply<()>>);
 
+impl Farewell {
+    /// Answers "closed".
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
 impl Drop for Farewell {
     fn drop(&mut self) {
         if let Some(reply) = self.0.take() {
@@ -185,6 +192,14 @@ impl Subscriptions {
             }
         }
         Some(subscriber)
+    }
+
+    /// The agent ends before the broker has confirmed what it was asked to unsubscribe.
+    pub(super) fn clear(&mut self) {
+        self.subscribers.clear();
+        for (_, shared) in self.filters.drain() {
+            shared.leaving.into_iter().filter_map(Arc::into_inner).for_each(Farewell::forget);
+        }
     }
 
     /// Nothing is in flight for this filter: marks what is there to do next, or forgets it.
