@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod collect;
 mod publish;
 mod request;
 mod script;
