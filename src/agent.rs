@@ -218,6 +218,8 @@ impl Agent {
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with what came in [`Error::messages`];
+    /// [`ErrorKind::Lagged`](crate::ErrorKind::Lagged), with the same, if more came at once than `count` and the agent's
+    /// [`stream_capacity`](Options::stream_capacity);
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a count of 0; those of
     /// [`subscribe`](Self::subscribe).
     pub fn collect(&self, filters: impl IntoFilters, count: usize, timeout: Duration) -> Collect {
