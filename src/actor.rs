@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, Instant, Sleep};
 
+use crate::collect::FAR;
 use crate::command::{Command, Notice, Reply};
 use crate::connection::Connection;
 use crate::options::Options;
@@ -144,7 +145,7 @@ impl Actor {
             Poll::Pending => false,
             Poll::Ready(0) => {
                 tracing::debug!("the last handle was dropped");
-                self.session.handle_abandoned(now + self.options.timeout);
+                self.session.handle_abandoned(now + self.options.timeout.min(FAR));
                 true
             }
             Poll::Ready(_) => {

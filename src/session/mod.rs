@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::collect::FAR;
 use crate::command::{Command, Notice, SubscriberKey};
 use crate::options::Options;
 use crate::stats::Counters;
@@ -106,12 +107,12 @@ impl Session {
         let limits = Limits {
             // The wire carries whole seconds.
             keep_alive: Duration::from_secs(options.keep_alive.as_secs()),
-            write_timeout: options.write_timeout,
+            write_timeout: options.write_timeout.min(FAR),
             max_in_flight: options.max_in_flight.into(),
             max_queued: options.max_queued,
             max_queued_bytes: options.max_queued_bytes,
             max_filters_per_subscribe: options.max_filters_per_subscribe,
-            reply_linger: options.reply_linger,
+            reply_linger: options.reply_linger.min(FAR),
         };
         Self {
             limits,
