@@ -146,6 +146,7 @@ impl Session {
     pub(super) fn advance_requests(&mut self, key: SubscriberKey, now: Instant) {
         let is_ready = self.subscriptions.is_ready(key);
         loop {
+            self.forget_ended(key);
             let Some(queue) = self.queue_mut(key) else { return };
             if queue.active.is_some() {
                 return;
@@ -166,6 +167,21 @@ impl Session {
                 queue.active = Some(request);
             }
             self.publishes.push(outgoing);
+        }
+    }
+
+    /// Calls that ended before their turn. From both ends, because those with the shortest deadlines are the first to
+    /// go, and a queue that waits for its filter would keep them.
+    fn forget_ended(&mut self, key: SubscriberKey) {
+        let Self { subscriptions, requests, .. } = self;
+        let Some(Sink::Replies(queue)) = subscriptions.subscribers.get_mut(key).map(|entry| &mut entry.sink) else {
+            return;
+        };
+        while queue.waiting.front().is_some_and(|request| !requests.is_pending(*request)) {
+            queue.waiting.pop_front();
+        }
+        while queue.waiting.back().is_some_and(|request| !requests.is_pending(*request)) {
+            queue.waiting.pop_back();
         }
     }
 
