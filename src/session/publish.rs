@@ -57,6 +57,8 @@ struct Call {
     offline: Offline,
     /// May have reached a wire.
     sent: bool,
+    /// Stands in `Publishes::queue`, for the first time or to be sent again.
+    queued: bool,
 }
 
 /// What an entry of the queue is worth.
@@ -193,7 +195,7 @@ impl Session {
                 Owner::Nobody
             }
             Some(reply) => {
-                let call = self.publishes.calls.insert(Call { reply, offline, sent: false });
+                let call = self.publishes.calls.insert(Call { reply, offline, sent: false, queued: true });
                 if let Some(deadline) = deadline {
                     self.arm(deadline, Due::Publish(call));
                 }
@@ -259,6 +261,7 @@ impl Session {
             Owner::Call(call) => {
                 if let Some(pending) = self.publishes.calls.get_mut(call) {
                     pending.sent = true;
+                    pending.queued = false;
                 }
                 if qos == QoS::AtMostOnce {
                     let end = written_base.wrapping_add(buf.len() as u64);
@@ -335,12 +338,14 @@ impl Session {
 
     pub(super) fn expire_publish(&mut self, call: CallKey) {
         let Some(call) = self.publishes.calls.remove(call) else { return };
+        if call.queued {
+            self.publishes.note_stale(&self.requests);
+        }
         if call.sent {
             let error = Error::timeout("the broker did not acknowledge the message in time");
             call.reply.send(Err(error.with_outcome(Outcome::Unknown)));
         } else {
             call.reply.send(Err(too_late()));
-            self.publishes.note_stale(&self.requests);
         }
     }
 
@@ -418,6 +423,15 @@ impl Session {
                 // It was sent before its caller left, so it is still owed to the broker.
                 Claim::Abandoned => outgoing.owner = Owner::Nobody,
                 Claim::Stale => continue,
+            }
+            match outgoing.owner {
+                Owner::Nobody => {}
+                Owner::Request(request) => self.requests.mark_queued(request),
+                Owner::Call(call) => {
+                    if let Some(pending) = self.publishes.calls.get_mut(call) {
+                        pending.queued = true;
+                    }
+                }
             }
             outgoing.repeat = false;
             self.publishes.queued_bytes += size(&outgoing);

@@ -39,6 +39,8 @@ struct Pending {
     publish: Option<wire::Publish>,
     /// May have reached a wire: only then can a message be its reply.
     sent: bool,
+    /// Its message stands in the queue of publishes, for the first time or to be sent again.
+    queued: bool,
     offline: Offline,
     deadline: Instant,
     wanted: usize,
@@ -80,6 +82,13 @@ impl Requests {
     pub(super) fn mark_sent(&mut self, request: RequestKey) {
         if let Some(pending) = self.pending.get_mut(request) {
             pending.sent = true;
+            pending.queued = false;
+        }
+    }
+
+    pub(super) fn mark_queued(&mut self, request: RequestKey) {
+        if let Some(pending) = self.pending.get_mut(request) {
+            pending.queued = true;
         }
     }
 
@@ -108,6 +117,7 @@ impl Session {
             queue,
             publish: Some(wire::Publish { topic, payload, qos, retain: false }),
             sent: false,
+            queued: false,
             offline,
             deadline,
             wanted: replies,
@@ -161,6 +171,7 @@ impl Session {
             let Some(request) = queue.waiting.pop_front() else { return };
             let Some(pending) = self.requests.pending.get_mut(request) else { continue };
             let Some(publish) = pending.publish.take() else { continue };
+            pending.queued = true;
             let outgoing = Outgoing::new(publish, Owner::Request(request), Some(pending.deadline));
             // The waiter stands before the message goes.
             if let Some(queue) = self.queue_mut(key) {
@@ -206,7 +217,7 @@ impl Session {
     /// Forgets a call and gives its turn to the next.
     fn end_request(&mut self, request: RequestKey, now: Instant) -> Option<Pending> {
         let pending = self.requests.remove(request)?;
-        if !pending.sent && pending.publish.is_none() {
+        if pending.queued {
             self.publishes.note_stale(&self.requests);
         }
         if let Some(queue) = self.queue_mut(pending.queue) {
