@@ -148,9 +148,13 @@ impl Publishes {
     /// them, they are swept out once they are the majority, so that they cannot fill the queue.
     pub(super) fn note_stale(&mut self, requests: &Requests) {
         self.stale += 1;
-        if self.stale * 2 <= self.queue.len() {
-            return;
+        if self.stale * 2 > self.queue.len() {
+            self.sweep(requests);
         }
+    }
+
+    /// Takes out what nobody wants sent any more.
+    fn sweep(&mut self, requests: &Requests) {
         for outgoing in std::mem::take(&mut self.queue) {
             if self.claim(outgoing.owner, requests) == Claim::Wanted {
                 self.queue.push_back(outgoing);
@@ -358,15 +362,15 @@ impl Session {
             self.publishes.settle(Owner::Call(call), Err(error.with_outcome(outcome)));
         }
         // What waits unsent is taken back, or handed over, as its caller chose for times without a connection.
-        let Self { publishes, .. } = self;
-        let mut withdrawn = 0;
+        let Self { publishes, requests, .. } = self;
+        let mut withdrawn = false;
         for outgoing in &mut publishes.queue {
             let Owner::Call(key) = outgoing.owner else { continue };
             match publishes.calls.get(key).map(|call| call.offline) {
                 Some(Offline::Fail) => {
                     if let Some(call) = publishes.calls.remove(key) {
                         call.reply.send(Err(Error::offline()));
-                        withdrawn += 1;
+                        withdrawn = true;
                     }
                 }
                 Some(Offline::Queue) => {
@@ -381,8 +385,8 @@ impl Session {
                 _ => {}
             }
         }
-        for _ in 0..withdrawn {
-            self.publishes.note_stale(&self.requests);
+        if withdrawn {
+            publishes.sweep(requests);
         }
     }
 
