@@ -4,6 +4,7 @@
 mod support;
 
 mod collect;
+mod many;
 mod publish;
 mod request;
 mod script;

@@ -657,10 +657,10 @@ async fn calls_that_end_while_their_requests_wait_to_be_sent_again_do_no_harm() 
     calls.iter().for_each(JoinHandle::abort);
     settled(&agent, "no calls", |stats| stats.pending_requests == 0 && stats.queued == 0).await;
     grant(&mut peer).await;
-    while agent.stats().in_flight > 0 {
+    // What was on its way already arrives, and nothing else.
+    for _ in 0..agent.stats().in_flight {
         let request = peer.expect_publish().await;
         peer.puback(request.pkid).await;
-        tokio::task::yield_now().await;
     }
     nothing_sent(&agent, &mut peer).await;
 }
