@@ -366,7 +366,8 @@ impl Session {
         let mut withdrawn = false;
         for outgoing in &mut publishes.queue {
             let Owner::Call(key) = outgoing.owner else { continue };
-            match publishes.calls.get(key).map(|call| call.offline) {
+            // What left before and waits to be sent again is not unsent.
+            match publishes.calls.get(key).filter(|call| !call.sent).map(|call| call.offline) {
                 Some(Offline::Fail) => {
                     if let Some(call) = publishes.calls.remove(key) {
                         call.reply.send(Err(Error::offline()));
@@ -375,7 +376,9 @@ impl Session {
                 }
                 Some(Offline::Queue) => {
                     if let Some(call) = publishes.calls.remove(key) {
-                        if !call.reply.is_abandoned() {
+                        if call.reply.is_abandoned() {
+                            withdrawn = true;
+                        } else {
                             call.reply.send(Ok(Delivery::Queued));
                             outgoing.owner = Owner::Nobody;
                             outgoing.deadline = None;
