@@ -1,5 +1,8 @@
 //! The agent against real brokers, scripted peers and broken lines.
 
+// Helpers are no tests to the lint, which lets those unwrap.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

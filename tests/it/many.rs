@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use futures::StreamExt;
-use mqtt_agent::{Agent, ErrorKind, Offline, QoS, Retained};
+use mqtt_agent::{Agent, Delivery, ErrorKind, Offline, QoS, Retained};
 use tokio::sync::Barrier;
 
 use crate::script::*;
@@ -134,5 +134,56 @@ async fn calls_taken_back_when_the_connection_is_lost_are_counted_once() {
     sent.await.unwrap().unwrap();
     for answer in patient.await.unwrap() {
         answer.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_caller_left_before_the_connection_was_lost_is_counted_once() {
+    let scripted = Scripted::listen().await;
+    let (agent, mut peer) = connect(&scripted, options(&scripted.url()).max_in_flight(1)).await;
+    let publish = |offline| tokio::spawn(agent.publish("p", "x").offline(offline).into_future());
+    let sent = publish(Offline::Wait);
+    peer.expect_publish().await;
+    let left = [Offline::Queue, Offline::Wait].map(publish);
+    let queued = publish(Offline::Queue);
+    settled(&agent, "a queue", |stats| stats.queued == 3).await;
+    for call in left {
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+    }
+    peer.reset();
+    assert_eq!(queued.await.unwrap().unwrap(), Delivery::Queued);
+    let (mut peer, _) = scripted.accept_session(false).await;
+    for _ in 0..2 {
+        let publish = peer.expect_publish().await;
+        peer.puback(publish.pkid).await;
+    }
+    sent.await.unwrap().unwrap();
+    nothing_sent(&agent, &mut peer).await;
+    settled(&agent, "an empty queue", |stats| stats.queued == 0 && stats.in_flight == 0).await;
+}
+
+#[tokio::test]
+async fn a_message_that_left_once_is_not_reported_as_unsent_when_the_connection_is_lost_again() {
+    let scripted = Scripted::listen().await;
+    let (agent, mut peer) = connect(&scripted, options(&scripted.url())).await;
+    // More than the buffers of the system take from one who writes to a peer that does not read.
+    let payload = bytes::Bytes::from(vec![0; 1 << 20]);
+    let publish = || agent.publish("p", payload.clone()).offline(Offline::Fail).timeout(PATIENCE).into_future();
+    let calls = tokio::spawn(join_all((0..32).map(|_| publish())));
+    for _ in 0..32 {
+        peer.expect_publish().await;
+    }
+    peer.reset();
+    let (peer, _) = scripted.accept_session(false).await;
+    settled(&agent, "messages in the queue again", |stats| stats.reconnects == 1 && stats.queued > 0).await;
+    peer.reset();
+    let (mut peer, _) = scripted.accept_session(false).await;
+    for _ in 0..32 {
+        let publish = peer.expect_publish().await;
+        peer.puback(publish.pkid).await;
+    }
+    for answer in calls.await.unwrap() {
+        assert_eq!(answer.unwrap(), Delivery::Acknowledged);
     }
 }
