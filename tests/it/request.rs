@@ -260,7 +260,7 @@ async fn a_timeout_carries_the_replies_that_came_and_says_that_the_request_left(
 #[tokio::test]
 async fn a_timeout_before_the_reply_filter_is_confirmed_says_that_nothing_left() {
     let (_scripted, agent, mut peer) = pair().await;
-    let call = tokio::spawn(agent.request("dev", "ping").reply_to("res").timeout(millis(100)).into_future());
+    let call = tokio::spawn(agent.request("dev", "ping").reply_to("res").timeout(millis(500)).into_future());
     let subscribe = peer.expect_subscribe().await;
     let error = call.await.unwrap().unwrap_err();
     assert!(error.is_timeout());
@@ -392,7 +392,7 @@ async fn a_message_in_one_segment_with_the_suback_is_not_the_reply() {
 #[tokio::test]
 async fn a_late_reply_is_counted_and_given_to_nobody() {
     let (_scripted, agent, mut peer) = pair().await;
-    let call = tokio::spawn(agent.request("dev", "1").reply_to("res").timeout(millis(100)).into_future());
+    let call = tokio::spawn(agent.request("dev", "1").reply_to("res").timeout(secs(1)).into_future());
     grant(&mut peer).await;
     let request = peer.expect_publish().await;
     assert!(call.await.unwrap().unwrap_err().is_timeout());
@@ -408,7 +408,7 @@ async fn a_late_reply_is_counted_and_given_to_nobody() {
 #[tokio::test]
 async fn a_late_reply_that_meets_the_next_call_cannot_be_told_from_its_reply() {
     let (_scripted, agent, mut peer) = pair().await;
-    let first = tokio::spawn(agent.request("dev", "1").reply_to("res").timeout(millis(100)).into_future());
+    let first = tokio::spawn(agent.request("dev", "1").reply_to("res").timeout(secs(1)).into_future());
     grant(&mut peer).await;
     peer.expect_publish().await;
     assert!(first.await.unwrap().unwrap_err().is_timeout());

@@ -550,7 +550,7 @@ broker_test!(a_subscribe_dropped_at_any_point_leaves_no_subscription, |broker| a
 #[tokio::test]
 async fn a_subscribe_that_times_out_leaves_no_subscription() {
     let (_scripted, agent, mut peer) = pair().await;
-    let call = tokio::spawn(agent.subscribe("a").timeout(millis(100)).into_future());
+    let call = tokio::spawn(agent.subscribe("a").timeout(millis(500)).into_future());
     let subscribe = peer.expect_subscribe().await;
     assert!(call.await.unwrap().unwrap_err().is_timeout());
     assert_eq!(agent.stats().subscribers, 0);
