@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, Instant, Sleep};
 
+use crate::allowance::Allowance;
+use crate::collect::FAR;
 use crate::command::{Command, Notice, Reply};
 use crate::connection::Connection;
 use crate::options::Options;
@@ -62,13 +64,18 @@ const TURNS: usize = 16;
 
 impl Actor {
     /// `first` is told of the first connection; without it the agent keeps trying from the start.
-    pub(crate) fn pair(options: Arc<Options>, counters: Arc<Counters>, first: Option<Reply<()>>) -> (Self, Lanes) {
+    pub(crate) fn pair(
+        options: Arc<Options>,
+        counters: Arc<Counters>,
+        allowance: Arc<Allowance>,
+        first: Option<Reply<()>>,
+    ) -> (Self, Lanes) {
         let (commands, commands_in) = mpsc::channel(COMMANDS);
         let (notices, notices_in) = mpsc::unbounded_channel();
         let (state, state_out) = watch::channel(State::Connecting);
         let client_id: Arc<str> = options.effective_client_id().into();
         let actor = Self {
-            session: Session::new(&options, counters.clone(), notices.clone()),
+            session: Session::new(&options, counters.clone(), allowance, notices.clone()),
             link: Link::dial(&options, &client_id),
             options,
             client_id,
@@ -98,7 +105,6 @@ impl Actor {
             let now = Instant::now();
             // Who left is noted first: nothing is sent for a caller that is gone.
             let mut progress = self.poll_notices(cx, now);
-            let had_room = self.session.has_room();
             progress |= self.poll_commands(cx, now);
             match self.poll_link(cx, &mut packets, now) {
                 Ok(moved) => progress |= moved,
@@ -111,8 +117,6 @@ impl Actor {
             if self.session.is_finished(now) {
                 return Poll::Ready(());
             }
-            // Nobody has looked at the lane of commands while the queue was full.
-            progress |= !had_room && self.session.has_room();
             if packets == 0 {
                 break;
             }
@@ -127,7 +131,7 @@ impl Actor {
     fn poll_notices(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut progress = false;
         while let Poll::Ready(Some(notice)) = self.notices.poll_recv(cx) {
-            if matches!(notice, Notice::Close(_) | Notice::Abandoned(_)) {
+            if matches!(notice, Notice::Close(_)) {
                 // What was called before the end was accepted before it.
                 self.commands.close();
                 while let Ok(command) = self.commands.try_recv() {
@@ -141,14 +145,16 @@ impl Actor {
     }
 
     fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        // Without handles nothing more can come, and an end that waited for room might never come.
-        let has_room = self.session.has_room() || self.commands.sender_strong_count() == 0;
-        if self.session.is_closing() || !has_room {
+        if self.session.is_closing() {
             return false;
         }
         match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
-            // None will come any more; the notice of that is on its way.
-            Poll::Pending | Poll::Ready(0) => false,
+            Poll::Pending => false,
+            Poll::Ready(0) => {
+                tracing::debug!("the last handle was dropped");
+                self.session.handle_abandoned(now + self.options.timeout.min(FAR));
+                true
+            }
             Poll::Ready(_) => {
                 for command in self.batch.drain(..) {
                     self.session.handle_command(command, now);

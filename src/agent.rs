@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::actor::{Actor, Lanes};
+use crate::allowance::{Allowance, Share};
 use crate::call::Terms;
 use crate::collect::{Collect, FAR};
 use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
@@ -39,6 +40,7 @@ pub struct Agent {
 /// What all clones of a handle have in common.
 pub(crate) struct Shared {
     pub(crate) lanes: Lanes,
+    allowance: Arc<Allowance>,
     options: Arc<Options>,
     counters: Arc<Counters>,
     requests: AtomicU64,
@@ -47,14 +49,6 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn is_connected(&self) -> bool {
         self.lanes.state.borrow().is_connected()
-    }
-}
-
-/// A notice, because the lane of commands, whose end would say the same, is not looked at while the queue is full.
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let drain_until = Instant::now() + self.options.timeout.min(FAR);
-        let _ = self.lanes.notices.send(Notice::Abandoned(drain_until));
     }
 }
 
@@ -127,9 +121,10 @@ impl Agent {
         let runtime = Handle::try_current().map_err(|_| Error::no_runtime())?;
         let options = Arc::new(options);
         let counters = Arc::new(Counters::default());
-        let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), first);
+        let allowance = Arc::new(Allowance::new(options.max_queued, options.max_queued_bytes));
+        let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first);
         runtime.spawn(actor.run());
-        Ok(Self { shared: Arc::new(Shared { lanes, options, counters, requests: AtomicU64::new(0) }) })
+        Ok(Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests: AtomicU64::new(0) }) })
     }
 
     /// Publishes a message.
@@ -173,8 +168,9 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull): more than
-    /// [`max_queued`](Options::max_queued) messages wait. The new message is the one refused.
+    /// [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull): as many messages wait as
+    /// [`max_queued`](Options::max_queued) or [`max_queued_bytes`](Options::max_queued_bytes) allow. The new message is
+    /// the one refused.
     pub fn try_publish<T>(&self, topic: T, payload: impl Into<Bytes>) -> Result<(), Error>
     where
         T: TryInto<Topic>,
@@ -226,6 +222,8 @@ impl Agent {
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with what came in [`Error::messages`];
+    /// [`ErrorKind::Lagged`](crate::ErrorKind::Lagged), with the same, if more came at once than `count` and the agent's
+    /// [`stream_capacity`](Options::stream_capacity);
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a count of 0; those of
     /// [`subscribe`](Self::subscribe).
     pub fn collect(&self, filters: impl IntoFilters, count: usize, timeout: Duration) -> Collect {
@@ -335,6 +333,11 @@ impl Agent {
 
     pub(crate) fn next_request(&self) -> RequestId {
         RequestId(self.shared.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A share of what may be handed over to be sent later, for a message of so many bytes.
+    pub(crate) fn take_share(&self, bytes: usize) -> Result<Share, Error> {
+        self.shared.allowance.take(bytes).ok_or_else(Error::queue_full)
     }
 
     pub(crate) fn try_command(&self, command: Command) -> Result<(), Error> {

@@ -65,6 +65,11 @@ impl<T> Call<T> {
         matches!(self.stage, Stage::Queueing { .. } | Stage::Waiting { .. })
     }
 
+    /// Ends it for the caller; the actor sees that nobody listens.
+    pub(crate) fn give_up(&mut self) {
+        self.stage = Stage::Done;
+    }
+
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
         loop {
             match &mut self.stage {

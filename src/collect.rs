@@ -23,9 +23,8 @@ pub struct Collect {
 
 impl Collect {
     pub(crate) fn new(subscribe: Subscribe, count: usize, timeout: Duration) -> Self {
-        // As many places as messages are wanted: then none of them can be lost.
-        let capacity = count.clamp(1, MAX_CAPACITY);
-        Self { subscribe: subscribe.timeout(timeout).capacity(capacity), count, timeout }
+        // A burst may bring more messages than are wanted, and must not push those out.
+        Self { subscribe: subscribe.timeout(timeout).capacity_of_at_least(count.min(MAX_CAPACITY)), count, timeout }
     }
 
     /// The highest quality of service to receive with. Default: [`QoS::AtLeastOnce`].

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::allowance::Share;
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::subscribe::Retained;
@@ -23,8 +24,7 @@ pub(crate) enum Command {
 }
 
 /// What must reach the actor however full its lane of commands is, and what is sent from `Drop`, which can neither wait
-/// nor fail. There are never more of them than there were live subscriptions, requests and callers of `close`, and one
-/// for all handles.
+/// nor fail. There are never more of them than there were live subscriptions, requests and callers of `close`.
 #[derive(Debug)]
 pub(crate) enum Notice {
     SubscriberGone(SubscriberKey),
@@ -32,8 +32,6 @@ pub(crate) enum Notice {
     Unsubscribe(SubscriberKey, Reply<()>),
     RequestGone(RequestId),
     Close(Close),
-    /// The last handle is gone: what was accepted may still be sent, until then.
-    Abandoned(Instant),
 }
 
 /// Chosen by the handle, so that it can name a request the actor may not have seen yet.
@@ -49,8 +47,9 @@ pub(crate) struct Publish {
     pub(crate) offline: Offline,
     /// After this it is neither sent nor sent again.
     pub(crate) deadline: Option<Instant>,
-    /// None where nobody waits: the message was handed over.
+    /// None where nobody waits: the message was handed over, with a share of the allowance for that.
     pub(crate) reply: Option<Reply<Delivery>>,
+    pub(crate) share: Option<Share>,
 }
 
 #[derive(Debug)]

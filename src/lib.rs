@@ -78,6 +78,7 @@
 
 mod actor;
 mod agent;
+mod allowance;
 mod call;
 mod collect;
 mod command;

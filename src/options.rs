@@ -372,14 +372,16 @@ impl Options {
         self
     }
 
-    /// How many publishes may wait to be sent. Default: 100,000.
+    /// How many messages that were handed over ([`Agent::try_publish`], [`Offline::Queue`]) may wait to be sent and,
+    /// at QoS 1 and 2, acknowledged. One more is refused. Calls that are awaited do not count: their callers bound
+    /// them. Default: 100,000.
     #[must_use]
     pub fn max_queued(mut self, max_queued: usize) -> Self {
         self.max_queued = max_queued;
         self
     }
 
-    /// How many bytes of topics and payloads may wait to be sent. Default: 64 MiB.
+    /// The same in bytes of topics and payloads; a single message may be larger. Default: 64 MiB.
     #[must_use]
     pub fn max_queued_bytes(mut self, max_queued_bytes: usize) -> Self {
         self.max_queued_bytes = max_queued_bytes;

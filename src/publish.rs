@@ -100,6 +100,7 @@ impl Publish {
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end, and those of an invalid message.
     pub fn try_send(self) -> Result<(), Error> {
         let topic = self.topic.and_then(|topic| check_size(topic, &self.payload, self.qos))?;
+        let share = self.agent.take_share(topic.as_str().len() + self.payload.len())?;
         let command = command::Publish {
             topic,
             payload: self.payload,
@@ -108,6 +109,7 @@ impl Publish {
             offline: self.offline,
             deadline: None,
             reply: None,
+            share: Some(share),
         };
         self.agent.try_command(Command::Publish(command))
     }
@@ -132,6 +134,7 @@ impl IntoFuture for Publish {
             offline: terms.offline,
             deadline: Some(terms.deadline),
             reply: Some(reply),
+            share: None,
         };
         PublishFuture(Call::new(self.agent.into_shared(), Command::Publish(command), answer, terms))
     }

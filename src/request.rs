@@ -176,6 +176,8 @@ struct Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if self.call.is_under_way() {
+            // First, so that an actor that has the notice before the command finds it abandoned.
+            self.call.give_up();
             let _ = self.shared.lanes.notices.send(Notice::RequestGone(self.id));
         }
     }

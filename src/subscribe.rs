@@ -145,6 +145,11 @@ impl Subscribe {
         self
     }
 
+    pub(crate) fn capacity_of_at_least(mut self, capacity: usize) -> Self {
+        self.capacity = self.capacity.max(capacity);
+        self
+    }
+
     /// How long to wait for the broker's confirmation. Default: the agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

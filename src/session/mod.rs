@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::allowance::Allowance;
 use crate::collect::FAR;
 use crate::command::{Command, Notice, SubscriberKey};
 use crate::options::Options;
@@ -27,6 +28,7 @@ mod deadlines;
 mod in_flight;
 mod keep_alive;
 mod publish;
+mod queue;
 mod receive;
 mod request;
 mod subscribe;
@@ -63,8 +65,6 @@ struct Limits {
     keep_alive: Duration,
     write_timeout: Duration,
     max_in_flight: usize,
-    max_queued: usize,
-    max_queued_bytes: usize,
     max_filters_per_subscribe: usize,
     reply_linger: Duration,
 }
@@ -103,14 +103,17 @@ const WRITE_AHEAD: usize = 64 * 1024;
 
 impl Session {
     /// `notices` is the lane on which guards report that a subscriber is gone.
-    pub(crate) fn new(options: &Options, counters: Arc<Counters>, notices: mpsc::UnboundedSender<Notice>) -> Self {
+    pub(crate) fn new(
+        options: &Options,
+        counters: Arc<Counters>,
+        allowance: Arc<Allowance>,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Self {
         let limits = Limits {
             // The wire carries whole seconds.
             keep_alive: Duration::from_secs(options.keep_alive.as_secs()),
             write_timeout: options.write_timeout.min(FAR),
             max_in_flight: options.max_in_flight.into(),
-            max_queued: options.max_queued,
-            max_queued_bytes: options.max_queued_bytes,
             max_filters_per_subscribe: options.max_filters_per_subscribe,
             reply_linger: options.reply_linger.min(FAR),
         };
@@ -118,7 +121,7 @@ impl Session {
             limits,
             connection: None,
             in_flight: InFlight::new(),
-            publishes: Publishes::new(),
+            publishes: Publishes::new(allowance),
             receiving: Receiving::new(),
             subscriptions: Subscriptions::new(notices),
             requests: Requests::new(),
@@ -143,16 +146,10 @@ impl Session {
     pub(crate) fn handle_notice(&mut self, notice: Notice, now: Instant) {
         match notice {
             Notice::Close(close) => self.handle_close(close),
-            Notice::Abandoned(drain_until) => self.handle_abandoned(drain_until),
             Notice::SubscriberGone(subscriber) => self.remove_subscriber(subscriber, None),
             Notice::Unsubscribe(subscriber, reply) => self.remove_subscriber(subscriber, Some(reply)),
             Notice::RequestGone(id) => self.forget_request(id, now),
         }
-    }
-
-    /// Whether more commands can be taken now; when not, they wait in the lane, and their senders behind them.
-    pub(crate) fn has_room(&self) -> bool {
-        self.publishes.has_room(&self.limits)
     }
 
     /// A CONNACK came. Without a session at the broker everything it knew of us is asked for anew.

@@ -1,19 +1,22 @@
 //! Messages on their way out: the queue, the acknowledgements, the replay.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use slotmap::SlotMap;
 use tokio::time::Instant;
 
 use super::in_flight::On;
-use super::request::{RequestKey, Requests};
-use super::{Due, Entry, Limits, Session};
+use super::queue::{Place, Queue};
+use super::request::RequestKey;
+use super::{Due, Entry, Session};
+use crate::allowance::{Allowance, Share};
 use crate::command::{self, Reply};
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::wire::{self, Codec, Outbound, PacketId};
-use crate::{Error, Outcome, QoS};
+use crate::{Error, Outcome, QoS, Topic};
 
 slotmap::new_key_type! {
     /// Names a publish whose caller waits.
@@ -22,15 +25,16 @@ slotmap::new_key_type! {
 
 #[derive(Debug)]
 pub(super) struct Publishes {
-    queue: VecDeque<Outgoing>,
-    queued_bytes: usize,
-    /// Entries of the queue that were given up and still take a place in it.
-    stale: usize,
+    queue: Queue,
+    /// Bounds what is queued without a caller that waits.
+    allowance: Arc<Allowance>,
     calls: SlotMap<CallKey, Call>,
     /// In flight when the connection was lost; to be sent again on this one.
     repeat: VecDeque<PacketId>,
     /// QoS 0 publishes that are encoded but not yet written.
     unwritten: VecDeque<Unwritten>,
+    /// How many messages were sent, to tell their first order by.
+    sent: u64,
 }
 
 #[derive(Debug)]
@@ -39,8 +43,12 @@ pub(super) struct Outgoing {
     owner: Owner,
     /// After this it is not sent, and not sent again.
     deadline: Option<Instant>,
+    /// Its rank among all that were sent; 0 before that.
+    rank: u64,
     /// Stands in `Publishes::repeat`. An identifier that was freed and used anew does not.
     repeat: bool,
+    /// Held while nobody waits for it.
+    share: Option<Share>,
 }
 
 /// Who hears of the outcome.
@@ -57,18 +65,8 @@ struct Call {
     offline: Offline,
     /// May have reached a wire.
     sent: bool,
-    /// Stands in the queue; also once more, after the broker forgot the session it was sent in.
-    queued: bool,
-}
-
-/// What an entry of the queue is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Claim {
-    Wanted,
-    /// Its caller left without a word.
-    Abandoned,
-    /// It lost its owner before, and was counted then.
-    Stale,
+    /// Where its message waits to be sent, for the first time or after the broker forgot the session it was sent in.
+    place: Option<Place>,
 }
 
 /// The bytes of one QoS 0 publish, counted from the start of the connection.
@@ -81,7 +79,7 @@ struct Unwritten {
 
 impl Outgoing {
     pub(super) fn new(publish: wire::Publish, owner: Owner, deadline: Option<Instant>) -> Self {
-        Self { publish, owner, deadline, repeat: false }
+        Self { publish, owner, deadline, rank: 0, repeat: false, share: None }
     }
 
     fn is_expired(&self, now: Instant) -> bool {
@@ -90,93 +88,52 @@ impl Outgoing {
 }
 
 impl Publishes {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(allowance: Arc<Allowance>) -> Self {
         Self {
-            queue: VecDeque::new(),
-            queued_bytes: 0,
-            stale: 0,
+            queue: Queue::new(),
+            allowance,
             calls: SlotMap::with_key(),
             repeat: VecDeque::new(),
             unwritten: VecDeque::new(),
+            sent: 0,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.queue.len() - self.stale
-    }
-
-    pub(super) fn has_room(&self, limits: &Limits) -> bool {
-        self.len() < limits.max_queued && self.queued_bytes < limits.max_queued_bytes
+        self.queue.len()
     }
 
     pub(super) fn is_pending(&self, call: CallKey) -> bool {
         self.calls.contains_key(call)
     }
 
-    pub(super) fn push(&mut self, outgoing: Outgoing) {
-        self.queued_bytes += size(&outgoing);
-        self.queue.push_back(outgoing);
+    pub(super) fn push(&mut self, outgoing: Outgoing) -> Place {
+        self.queue.push_back(outgoing)
     }
 
-    fn pop(&mut self) -> Option<Outgoing> {
-        let outgoing = self.queue.pop_front()?;
-        self.queued_bytes -= size(&outgoing);
-        if self.queue.is_empty() && self.queue.capacity() > KEPT_QUEUE {
-            self.queue = VecDeque::new();
+    /// Takes back what its owner gave up.
+    pub(super) fn withdraw(&mut self, place: Option<Place>) {
+        if let Some(place) = place {
+            self.queue.remove(place);
         }
-        Some(outgoing)
     }
 
-    /// Whether whoever owns an entry of the queue still wants it sent; forgets a caller that left.
-    fn claim(&mut self, owner: Owner, requests: &Requests) -> Claim {
+    /// Takes the messages of requests out of the queue, in order.
+    pub(super) fn take_requests(&mut self) -> Vec<(RequestKey, wire::Publish)> {
+        let taken = self.queue.take(|outgoing| matches!(outgoing.owner, Owner::Request(_)));
+        let requests = taken.into_iter().filter_map(|outgoing| match outgoing.owner {
+            Owner::Request(request) => Some((request, outgoing.publish)),
+            Owner::Nobody | Owner::Call(_) => None,
+        });
+        requests.collect()
+    }
+
+    /// Whether the caller left before its message was sent, without a word.
+    fn is_abandoned(&self, owner: Owner) -> bool {
         match owner {
-            Owner::Nobody => Claim::Wanted,
-            Owner::Request(request) if requests.is_pending(request) => Claim::Wanted,
-            Owner::Request(_) => Claim::Stale,
-            Owner::Call(call) => match self.calls.get(call) {
-                None => Claim::Stale,
-                // What was sent before its caller left is still owed to the broker.
-                Some(pending) if !pending.sent && pending.reply.is_abandoned() => {
-                    self.calls.remove(call);
-                    Claim::Abandoned
-                }
-                Some(_) => Claim::Wanted,
-            },
+            Owner::Call(call) => self.calls.get(call).is_some_and(|call| !call.sent && call.reply.is_abandoned()),
+            Owner::Nobody | Owner::Request(_) => false,
         }
-    }
-
-    /// So many entries of the queue lost their owners. Such entries go when they reach the front; where a stalled
-    /// front keeps them, they are swept out once they are the majority, so that they cannot fill the queue.
-    pub(super) fn note_stale(&mut self, count: usize, requests: &Requests) {
-        self.stale += count;
-        if self.stale * 2 <= self.queue.len() {
-            return;
-        }
-        for outgoing in std::mem::take(&mut self.queue) {
-            if self.claim(outgoing.owner, requests) == Claim::Wanted {
-                self.queue.push_back(outgoing);
-            } else {
-                self.queued_bytes -= size(&outgoing);
-            }
-        }
-        self.stale = 0;
-    }
-
-    /// Takes the requests out of the queue.
-    pub(super) fn take_requests(&mut self, requests: &Requests) -> Vec<(RequestKey, wire::Publish)> {
-        let mut taken = Vec::new();
-        for outgoing in std::mem::take(&mut self.queue) {
-            let Owner::Request(request) = outgoing.owner else {
-                self.queue.push_back(outgoing);
-                continue;
-            };
-            self.queued_bytes -= size(&outgoing);
-            match requests.is_pending(request) {
-                true => taken.push((request, outgoing.publish)),
-                false => self.stale -= 1,
-            }
-        }
-        taken
     }
 
     fn settle(&mut self, owner: Owner, answer: Result<Delivery, Error>) {
@@ -188,40 +145,58 @@ impl Publishes {
     }
 }
 
-/// Above this many places, an empty queue gives its memory back.
-const KEPT_QUEUE: usize = 1024;
+/// Above this many entries, an empty list gives its memory back.
+const KEPT: usize = 1024;
 
-fn size(outgoing: &Outgoing) -> usize {
-    outgoing.publish.topic.as_str().len() + outgoing.publish.payload.len()
+/// What a message takes of the allowance, in bytes.
+pub(crate) fn weight(topic: &Topic, payload: &Bytes) -> usize {
+    topic.as_str().len() + payload.len()
 }
 
 impl Session {
     pub(super) fn handle_publish(&mut self, command: command::Publish, now: Instant) {
-        let command::Publish { topic, payload, qos, retain, offline, mut deadline, reply } = command;
-        if reply.as_ref().is_some_and(Reply::is_abandoned) {
-            return;
-        }
-        let owner = match reply {
-            None => Owner::Nobody,
-            Some(reply) if deadline.is_some_and(|deadline| deadline <= now) => return reply.send(Err(too_late())),
-            Some(reply) if offline == Offline::Fail && !self.is_connected() => {
-                return reply.send(Err(Error::offline()))
-            }
-            Some(reply) if offline == Offline::Queue && !self.is_connected() => {
-                deadline = None;
+        let command::Publish { topic, payload, qos, retain, offline, deadline, reply, mut share } = command;
+        let connected = self.is_connected();
+        let weight = weight(&topic, &payload);
+        let mut outgoing = Outgoing::new(wire::Publish { topic, payload, qos, retain }, Owner::Nobody, deadline);
+        match reply {
+            None => {}
+            Some(reply) if reply.is_abandoned() => return,
+            Some(reply) if outgoing.is_expired(now) => return reply.send(Err(too_late())),
+            Some(reply) if offline == Offline::Fail && !connected => return reply.send(Err(Error::offline())),
+            Some(reply) if offline == Offline::Queue && !connected => {
+                share = self.publishes.allowance.take(weight);
+                if share.is_none() {
+                    return reply.send(Err(Error::queue_full()));
+                }
+                outgoing.deadline = None;
                 reply.send(Ok(Delivery::Queued));
-                Owner::Nobody
             }
             Some(reply) => {
-                let call = self.publishes.calls.insert(Call { reply, offline, sent: false, queued: true });
+                let call = self.publishes.calls.insert(Call { reply, offline, sent: false, place: None });
                 if let Some(deadline) = deadline {
                     self.arm(deadline, Due::Publish(call));
                 }
-                Owner::Call(call)
+                outgoing.owner = Owner::Call(call);
             }
-        };
-        let publish = wire::Publish { topic, payload, qos, retain };
-        self.publishes.push(Outgoing::new(publish, owner, deadline));
+        }
+        outgoing.share = share;
+        let owner = outgoing.owner;
+        let place = self.publishes.push(outgoing);
+        self.note_place(owner, Some(place));
+    }
+
+    /// The owner of a message must know where it waits, to take it back.
+    fn note_place(&mut self, owner: Owner, place: Option<Place>) {
+        match owner {
+            Owner::Nobody => {}
+            Owner::Request(request) => self.requests.note_place(request, place),
+            Owner::Call(call) => {
+                if let Some(call) = self.publishes.calls.get_mut(call) {
+                    call.place = place;
+                }
+            }
+        }
     }
 
     /// Sends the front of the queue. `written_base` added to a position in `buf` counts from the start of the
@@ -234,20 +209,22 @@ impl Session {
         now: Instant,
     ) -> bool {
         while let Some(front) = self.publishes.queue.front() {
-            let (owner, qos, expired) = (front.owner, front.publish.qos, front.is_expired(now));
-            let claim = self.publishes.claim(owner, &self.requests);
+            let owner = front.owner;
             // A caller that waits hears of its deadline by itself; one that left after a first sending does not.
-            if claim != Claim::Wanted || (expired && matches!(owner, Owner::Nobody)) {
-                self.publishes.pop();
-                self.publishes.stale -= usize::from(claim == Claim::Stale);
-                continue;
-            }
+            let expired = front.is_expired(now) && matches!(owner, Owner::Nobody);
+            let left = self.publishes.is_abandoned(owner);
             let unacked = self.in_flight.len(On::Published) + self.in_flight.len(On::Released);
-            if qos != QoS::AtMostOnce && unacked >= self.limits.max_in_flight {
+            if !expired && !left && front.publish.qos != QoS::AtMostOnce && unacked >= self.limits.max_in_flight {
                 return false;
             }
-            let Some(outgoing) = self.publishes.pop() else { return false };
-            return self.transmit_new(outgoing, codec, buf, written_base);
+            let Some(outgoing) = self.publishes.queue.pop_front() else { return false };
+            if left {
+                if let Owner::Call(call) = owner {
+                    self.publishes.calls.remove(call);
+                }
+            } else if !expired {
+                return self.transmit_new(outgoing, codec, buf, written_base);
+            }
         }
         false
     }
@@ -255,6 +232,10 @@ impl Session {
     fn transmit_new(&mut self, mut outgoing: Outgoing, codec: &Codec, buf: &mut BytesMut, written_base: u64) -> bool {
         let (owner, qos) = (outgoing.owner, outgoing.publish.qos);
         let start = buf.len() as u64;
+        self.publishes.sent += 1;
+        if outgoing.rank == 0 {
+            outgoing.rank = self.publishes.sent;
+        }
         if qos == QoS::AtMostOnce {
             codec.encode(Outbound::Publish { publish: &mut outgoing.publish, id: 0, dup: false }, buf);
         } else {
@@ -262,8 +243,8 @@ impl Session {
                 Ok(id) => id,
                 Err(Entry::Publish(outgoing)) => {
                     // SUBSCRIBEs hold the last identifiers; an acknowledgement frees one.
-                    self.publishes.queued_bytes += size(&outgoing);
-                    self.publishes.queue.push_front(outgoing);
+                    let place = self.publishes.queue.push_front(outgoing);
+                    self.note_place(owner, Some(place));
                     return false;
                 }
                 Err(_) => return false,
@@ -273,13 +254,13 @@ impl Session {
             }
         }
         self.counters.published().add(1);
+        self.note_place(owner, None);
         match owner {
             Owner::Nobody => {}
             Owner::Request(request) => self.requests.mark_sent(request),
             Owner::Call(call) => {
                 if let Some(pending) = self.publishes.calls.get_mut(call) {
                     pending.sent = true;
-                    pending.queued = false;
                 }
                 if qos == QoS::AtMostOnce {
                     let end = written_base.wrapping_add(buf.len() as u64);
@@ -296,16 +277,22 @@ impl Session {
         while let Some(id) = self.publishes.repeat.pop_front() {
             match self.in_flight.get_mut(id) {
                 Some((on, Entry::Publish(outgoing))) if outgoing.repeat => {
+                    outgoing.repeat = false;
                     // Nothing is sent again after its deadline, so that no door opens minutes later, nor a request
-                    // that is over, whose reply would be taken for the next one's. A QoS 2 publish is an exception:
-                    // the broker may hold its identifier, and would take the next message under it for a repetition.
+                    // that is over, whose reply would be taken for the next one's.
                     let is_over = outgoing.is_expired(now)
                         || matches!(outgoing.owner, Owner::Request(request) if !self.requests.is_pending(request));
-                    if is_over && outgoing.publish.qos == QoS::AtLeastOnce {
-                        self.in_flight.remove(id);
-                        continue;
+                    if is_over && on == On::Published {
+                        if outgoing.publish.qos == QoS::AtLeastOnce {
+                            self.in_flight.remove(id);
+                            continue;
+                        }
+                        // The broker may hold the identifier, and would take the next message under it for a
+                        // repetition. A PUBREL makes it let go without bringing the message once more.
+                        self.in_flight.move_to(id, On::Released);
+                        codec.encode(Outbound::PubRel(id), buf);
+                        return true;
                     }
-                    outgoing.repeat = false;
                     // MQTT-3.3.1-1: a publish that is sent again carries DUP.
                     let outbound = match on {
                         On::Released => Outbound::PubRel(id),
@@ -328,20 +315,24 @@ impl Session {
                 self.publishes.settle(Owner::Call(call), Ok(Delivery::Sent));
             }
         }
-        if self.publishes.unwritten.is_empty() && self.publishes.unwritten.capacity() > KEPT_QUEUE {
+        if self.publishes.unwritten.is_empty() && self.publishes.unwritten.capacity() > KEPT {
             self.publishes.unwritten = VecDeque::new();
         }
     }
 
-    pub(super) fn handle_puback(&mut self, id: PacketId) {
+    pub(super) fn handle_puback(&mut self, id: PacketId, refused: Option<u8>) {
         // Some brokers answer a QoS 2 publish this way; it has arrived, so it counts as acknowledged.
         if let Some((On::Published, Entry::Publish(_))) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, Delivery::Acknowledged);
+            self.settle_acked(id, refused.map_or(Ok(Delivery::Acknowledged), refuse));
         }
     }
 
-    pub(super) fn handle_pubrec(&mut self, id: PacketId) {
+    pub(super) fn handle_pubrec(&mut self, id: PacketId, refused: Option<u8>) {
         match self.in_flight.get_mut(id) {
+            // A refusal ends the handshake: there is nothing to release.
+            Some((On::Published, Entry::Publish(_))) if refused.is_some() => {
+                return self.settle_acked(id, refused.map_or(Ok(Delivery::Completed), refuse));
+            }
             Some((On::Published, Entry::Publish(outgoing))) if outgoing.publish.qos == QoS::ExactlyOnce => {
                 outgoing.repeat = false;
                 self.in_flight.move_to(id, On::Released);
@@ -355,22 +346,20 @@ impl Session {
 
     pub(super) fn handle_pubcomp(&mut self, id: PacketId) {
         if let Some((On::Released, _)) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, Delivery::Completed);
+            self.settle_acked(id, Ok(Delivery::Completed));
         }
     }
 
-    fn settle_acked(&mut self, id: PacketId, delivery: Delivery) {
+    fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>) {
         if let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) {
-            self.counters.acked().add(1);
-            self.publishes.settle(outgoing.owner, Ok(delivery));
+            self.counters.acked().add(u64::from(answer.is_ok()));
+            self.publishes.settle(outgoing.owner, answer);
         }
     }
 
     pub(super) fn expire_publish(&mut self, call: CallKey) {
         let Some(call) = self.publishes.calls.remove(call) else { return };
-        if call.queued {
-            self.publishes.note_stale(1, &self.requests);
-        }
+        self.publishes.withdraw(call.place);
         if call.sent {
             let error = Error::timeout("the broker did not acknowledge the message in time");
             call.reply.send(Err(error.with_outcome(Outcome::Unknown)));
@@ -387,26 +376,33 @@ impl Session {
             let error = Error::connection("the connection was lost before the message was written");
             self.publishes.settle(Owner::Call(call), Err(error.with_outcome(outcome)));
         }
-        // What waits unsent is taken back, or handed over, as its caller chose for times without a connection.
-        let Self { publishes, .. } = self;
-        let mut withdrawn = 0;
-        for outgoing in &mut publishes.queue {
-            let Owner::Call(key) = outgoing.owner else { continue };
-            let unsent = publishes.calls.get(key).filter(|call| !call.sent);
+        // What waits unsent is taken back, or handed over, as its caller chose for times without a connection. What
+        // was sent before stays in doubt, as it was in flight.
+        let Publishes { queue, calls, allowance, .. } = &mut self.publishes;
+        queue.take(|outgoing| {
+            let Owner::Call(key) = outgoing.owner else { return false };
+            let unsent = calls.get(key).filter(|call| !call.sent);
             let Some(offline) = unsent.map(|call| call.offline).filter(|offline| *offline != Offline::Wait) else {
-                continue;
+                return false;
             };
-            let Some(call) = publishes.calls.remove(key) else { continue };
-            if offline == Offline::Queue && !call.reply.is_abandoned() {
-                call.reply.send(Ok(Delivery::Queued));
-                outgoing.owner = Owner::Nobody;
-                outgoing.deadline = None;
-            } else {
-                call.reply.send(Err(Error::offline()));
-                withdrawn += 1;
+            let Some(call) = calls.remove(key) else { return false };
+            if call.reply.is_abandoned() {
+                return true;
             }
-        }
-        self.publishes.note_stale(withdrawn, &self.requests);
+            if offline == Offline::Fail {
+                call.reply.send(Err(Error::offline()));
+                return true;
+            }
+            outgoing.share = allowance.take(weight(&outgoing.publish.topic, &outgoing.publish.payload));
+            if outgoing.share.is_none() {
+                call.reply.send(Err(Error::queue_full()));
+                return true;
+            }
+            call.reply.send(Ok(Delivery::Queued));
+            outgoing.owner = Owner::Nobody;
+            outgoing.deadline = None;
+            false
+        });
     }
 
     /// A new connection. With the session everything unacknowledged goes out again under its identifier; without it,
@@ -424,34 +420,33 @@ impl Session {
         }
         // A released message is among them: whether the broker passed it on before it forgot us cannot be known, and
         // once more is better than not at all.
-        let mut unacked = self.in_flight.clear(On::Released);
-        unacked.extend(self.in_flight.clear(On::Published));
-        for entry in unacked.into_iter().rev() {
-            let Entry::Publish(mut outgoing) = entry else { continue };
-            if outgoing.is_expired(now) {
+        let mut unacked: Vec<_> = [self.in_flight.clear(On::Released), self.in_flight.clear(On::Published)]
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| match entry {
+                Entry::Publish(outgoing) => Some(outgoing),
+                Entry::Subscribe(_) | Entry::Unsubscribe(_) => None,
+            })
+            .collect();
+        unacked.sort_unstable_by_key(|outgoing| std::cmp::Reverse(outgoing.rank));
+        for mut outgoing in unacked {
+            let owner = outgoing.owner;
+            let is_over = matches!(owner, Owner::Request(request) if !self.requests.is_pending(request));
+            // A call that ended, by its deadline, has nothing to be sent again; one whose caller left has.
+            let is_over = is_over || matches!(owner, Owner::Call(call) if !self.publishes.is_pending(call));
+            if is_over || outgoing.is_expired(now) {
                 continue;
-            }
-            if self.publishes.claim(outgoing.owner, &self.requests) != Claim::Wanted {
-                continue;
-            }
-            match outgoing.owner {
-                Owner::Nobody => {}
-                Owner::Request(request) => self.requests.mark_queued(request),
-                Owner::Call(call) => {
-                    if let Some(pending) = self.publishes.calls.get_mut(call) {
-                        pending.queued = true;
-                    }
-                }
             }
             outgoing.repeat = false;
-            self.publishes.queued_bytes += size(&outgoing);
-            self.publishes.queue.push_front(outgoing);
+            let place = self.publishes.queue.push_front(outgoing);
+            self.note_place(owner, Some(place));
         }
     }
 
     /// The agent ends: every caller is told what became of its message.
     pub(super) fn abandon_publishes(&mut self) -> usize {
-        let mut publishes = std::mem::replace(&mut self.publishes, Publishes::new());
+        let allowance = self.publishes.allowance.clone();
+        let mut publishes = std::mem::replace(&mut self.publishes, Publishes::new(allowance));
         let mut unacked = self.in_flight.clear(On::Released);
         unacked.extend(self.in_flight.clear(On::Published));
         let unacked = unacked.iter().filter_map(|entry| match entry {
@@ -480,14 +475,14 @@ impl Session {
 impl Publishes {
     /// Nothing is held, nor much memory for it.
     pub(super) fn assert_empty(&self) {
-        let held = (self.queue.len(), self.queued_bytes, self.stale, self.calls.len(), self.unwritten.len());
-        assert_eq!(held, (0, 0, 0, 0, 0));
-        assert!(self.queue.capacity().max(self.unwritten.capacity()) <= KEPT_QUEUE);
+        self.queue.assert_empty();
+        assert_eq!((self.calls.len(), self.unwritten.len()), (0, 0));
+        assert!(self.unwritten.capacity() <= KEPT);
     }
+}
 
-    pub(super) fn queued_bytes(&self) -> usize {
-        self.queued_bytes
-    }
+fn refuse(reason: u8) -> Result<Delivery, Error> {
+    Err(Error::publish_refused(reason).with_outcome(Outcome::Refused))
 }
 
 fn too_late() -> Error {

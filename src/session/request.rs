@@ -10,6 +10,7 @@ use slotmap::SlotMap;
 use tokio::time::Instant;
 
 use super::publish::{Outgoing, Owner};
+use super::queue::Place;
 use super::subscriptions::Sink;
 use super::{Due, Session};
 use crate::command::{self, Reply, RequestId, SubscriberKey};
@@ -39,8 +40,8 @@ struct Pending {
     publish: Option<wire::Publish>,
     /// May have reached a wire: only then can a message be its reply.
     sent: bool,
-    /// Stands in the queue of publishes; also once more, after the broker forgot the session it was sent in.
-    queued: bool,
+    /// Where its message waits to be sent.
+    place: Option<Place>,
     offline: Offline,
     deadline: Instant,
     wanted: usize,
@@ -82,13 +83,12 @@ impl Requests {
     pub(super) fn mark_sent(&mut self, request: RequestKey) {
         if let Some(pending) = self.pending.get_mut(request) {
             pending.sent = true;
-            pending.queued = false;
         }
     }
 
-    pub(super) fn mark_queued(&mut self, request: RequestKey) {
+    pub(super) fn note_place(&mut self, request: RequestKey, place: Option<Place>) {
         if let Some(pending) = self.pending.get_mut(request) {
-            pending.queued = true;
+            pending.place = place;
         }
     }
 
@@ -117,7 +117,7 @@ impl Session {
             queue,
             publish: Some(wire::Publish { topic, payload, qos, retain: false }),
             sent: false,
-            queued: false,
+            place: None,
             offline,
             deadline,
             wanted: replies,
@@ -170,13 +170,12 @@ impl Session {
             let Some(request) = queue.waiting.pop_front() else { return };
             let Some(pending) = self.requests.pending.get_mut(request) else { continue };
             let Some(publish) = pending.publish.take() else { continue };
-            pending.queued = true;
             let outgoing = Outgoing::new(publish, Owner::Request(request), Some(pending.deadline));
             // The waiter stands before the message goes.
+            pending.place = Some(self.publishes.push(outgoing));
             if let Some(queue) = self.queue_mut(key) {
                 queue.active = Some(request);
             }
-            self.publishes.push(outgoing);
         }
     }
 
@@ -201,9 +200,7 @@ impl Session {
     /// Forgets a call and gives its turn to the next.
     fn end_request(&mut self, request: RequestKey, now: Instant) -> Option<Pending> {
         let pending = self.requests.remove(request)?;
-        if pending.queued {
-            self.publishes.note_stale(1, &self.requests);
-        }
+        self.publishes.withdraw(pending.place);
         if let Some(queue) = self.queue_mut(pending.queue) {
             if queue.active == Some(request) {
                 queue.active = None;
@@ -257,10 +254,10 @@ impl Session {
         if session_present {
             return;
         }
-        for (request, publish) in self.publishes.take_requests(&self.requests) {
+        for (request, publish) in self.publishes.take_requests() {
             let Some(pending) = self.requests.pending.get_mut(request) else { continue };
             pending.publish = Some(publish);
-            pending.queued = false;
+            pending.place = None;
             let queue = pending.queue;
             if let Some(queue) = self.queue_mut(queue) {
                 queue.active = None;

@@ -197,7 +197,12 @@ impl Session {
         let Some(subscriber) = self.subscriptions.subscribers.get_mut(key) else { return };
         subscriber.pending -= usize::from(!established);
         match subscriber.sink {
-            Sink::Pending { .. } if subscriber.pending == 0 => self.establish(key),
+            Sink::Pending { .. } if subscriber.pending == 0 => {
+                // What was confirmed on a lost connection has to be confirmed again.
+                if self.subscriptions.is_ready(key) {
+                    self.establish(key);
+                }
+            }
             Sink::Pending { .. } | Sink::Stream(_) => {}
             Sink::Replies(_) => self.advance_requests(key, now),
         }

@@ -211,6 +211,10 @@ impl Subscriptions {
     /// Nothing is in flight for this filter: marks what is there to do next, or forgets it.
     pub(super) fn settle(&mut self, key: FilterKey) {
         let Some(shared) = self.filters.get_mut(key) else { return };
+        if !shared.links.is_empty() {
+            // A newcomer took the filter over: there is no UNSUBACK to wait for.
+            shared.leaving.clear();
+        }
         if shared.needs_subscribe() || shared.needs_unsubscribe() {
             if shared.step != Step::Due {
                 shared.step = Step::Due;
@@ -288,10 +292,6 @@ impl Shared {
             if link.state == LinkState::Asked {
                 link.state = LinkState::Waiting;
             }
-        }
-        if !self.links.is_empty() {
-            // Wanted again, so the UNSUBSCRIBE will not be repeated.
-            self.leaving.clear();
         }
     }
 

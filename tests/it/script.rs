@@ -1,0 +1,91 @@
+//! Short forms for tests that script the broker packet by packet.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::poll;
+use mqtt_agent::{Agent, Lost, Options, QoS, Stats};
+use rumqttc::mqttbytes::v4::{Publish, Subscribe, SubscribeReasonCode};
+use rumqttc::mqttbytes::QoS as WireQoS;
+
+use crate::support::{within, Peer, Scripted, LIMIT};
+
+/// Reconnects at once.
+pub(crate) fn at_once(_: &Lost) -> Option<Duration> {
+    Some(Duration::from_millis(1))
+}
+
+pub(crate) fn options(url: &str) -> Options {
+    Agent::builder(url).unwrap().reconnect(at_once)
+}
+
+/// An agent and the far end of its connection.
+pub(crate) async fn connect(scripted: &Scripted, options: Options) -> (Agent, Peer) {
+    let (agent, (peer, _)) = tokio::join!(Agent::connect(options), scripted.accept_session(false));
+    (agent.unwrap(), peer)
+}
+
+/// The same with default options.
+pub(crate) async fn pair() -> (Scripted, Agent, Peer) {
+    let scripted = Scripted::listen().await;
+    let (agent, peer) = connect(&scripted, options(&scripted.url())).await;
+    (scripted, agent, peer)
+}
+
+/// Everything the agent had to send before is sent once this returns, and was not a packet: none came before it.
+pub(crate) async fn nothing_sent(agent: &Agent, peer: &mut Peer) {
+    agent.publish("fence", "").qos(QoS::AtMostOnce).await.unwrap();
+    assert_eq!(peer.expect_publish().await.topic, "fence");
+}
+
+/// Grants what is asked.
+pub(crate) async fn grant(peer: &mut Peer) -> Subscribe {
+    let subscribe = peer.expect_subscribe().await;
+    let codes: Vec<_> = subscribe.filters.iter().map(|filter| SubscribeReasonCode::Success(filter.qos)).collect();
+    peer.suback(subscribe.pkid, &codes).await;
+    subscribe
+}
+
+/// Awaits a subscribe, a request or the like while the peer grants one SUBSCRIBE.
+pub(crate) async fn granted<T>(peer: &mut Peer, call: impl Future<Output = T>) -> T {
+    tokio::join!(call, grant(peer)).0
+}
+
+/// What a SUBSCRIBE asks for.
+pub(crate) fn asked(subscribe: &Subscribe) -> Vec<(&str, u8)> {
+    subscribe.filters.iter().map(|filter| (filter.path.as_str(), filter.qos as u8)).collect()
+}
+
+/// A message from the broker at QoS 0.
+pub(crate) fn message(topic: &str, payload: &str) -> Publish {
+    Publish::new(topic, WireQoS::AtMostOnce, payload)
+}
+
+pub(crate) fn retained(topic: &str, payload: &str) -> Publish {
+    Publish { retain: true, ..message(topic, payload) }
+}
+
+pub(crate) fn numbered(topic: &str, payload: &str, qos: WireQoS, pkid: u16) -> Publish {
+    Publish { pkid, ..Publish::new(topic, qos, payload) }
+}
+
+/// Polls once: starts what is not started, and tells whether it is over.
+pub(crate) async fn is_pending<F: Future>(future: &mut Pin<&mut F>) -> bool {
+    matches!(poll!(future), Poll::Pending)
+}
+
+/// Waits until the agent's counters are as they should be.
+pub(crate) async fn settled(agent: &Agent, what: &str, reached: impl Fn(&Stats) -> bool) {
+    within(LIMIT, what, async {
+        while !reached(&agent.stats()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+pub(crate) async fn received(agent: &Agent, count: u64) {
+    settled(agent, &format!("{count} messages received"), |stats| stats.received >= count).await;
+}
