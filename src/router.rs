@@ -284,7 +284,7 @@ mod tests {
 
     /// What only tests ask.
     impl<V> Router<V> {
-        fn len(&self) -> usize {
+        pub(crate) fn len(&self) -> usize {
             self.len
         }
 

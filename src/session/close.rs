@@ -92,6 +92,8 @@ impl Session {
         let requests = self.abandon_requests();
         let publishes = self.abandon_publishes();
         self.subscriptions.abandon();
+        self.count();
+        self.count_filters();
         let replies = self.closing.take().map(|closing| closing.replies).unwrap_or_default();
         (replies, Unfinished { publishes, requests })
     }

@@ -1,5 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE, their answers, and the way of a message to those who want it.
 
+use std::hash::BuildHasher;
+
 use bytes::BytesMut;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -90,16 +92,19 @@ impl Session {
         let mut bytes = 0;
         let mut kind = Step::Settled;
         while let Some(&key) = self.subscriptions.due.front() {
-            let next = match self.subscriptions.filters.get(key) {
-                Some(shared) if shared.step != Step::Due => None,
+            let due = self.subscriptions.filters.get(key).filter(|shared| shared.step == Step::Due);
+            let next = match due {
                 Some(shared) if shared.needs_subscribe() => Some((shared, Step::Subscribing)),
                 Some(shared) if shared.needs_unsubscribe() => Some((shared, Step::Unsubscribing)),
                 _ => None,
             };
             let Some((shared, step)) = next else {
-                // Wanted again before it was unsubscribed, or forgotten.
+                // Forgotten, or wanted again before it was unsubscribed.
+                let is_due = due.is_some();
                 self.subscriptions.due.pop_front();
-                self.subscriptions.settle(key);
+                if is_due {
+                    self.subscriptions.settle(key);
+                }
                 continue;
             };
             bytes += wire::filter_size(&shared.filter);
@@ -183,8 +188,7 @@ impl Session {
                     link.state = LinkState::Ready;
                     confirmed.push((link.subscriber, std::mem::replace(&mut link.established, true)));
                 }
-                // The retained messages that come now are for those who asked for them, not for those before them.
-                LinkState::Ready => link.takes_retained = false,
+                LinkState::Ready => link.window.narrow(),
                 LinkState::Waiting => {}
             }
         }
@@ -262,12 +266,13 @@ impl Session {
 
     /// Hands a message to each subscriber that wants it, once.
     pub(super) fn deliver(&mut self, message: &Message, now: Instant) {
-        let Subscriptions { router, filters, subscribers, delivery, answered, .. } = &mut self.subscriptions;
+        let Subscriptions { router, filters, subscribers, delivery, answered, hasher, .. } = &mut self.subscriptions;
         *delivery += 1;
+        let topic = if message.is_retained() { hasher.hash_one(message.topic().as_str()) } else { 0 };
         let mut claimed = false;
         router.for_each_match(message.topic().as_str(), |key| {
-            for link in filters.get(*key).into_iter().flat_map(|shared| &shared.links) {
-                if !link.accepts(message) {
+            for link in filters.get_mut(*key).into_iter().flat_map(|shared| &mut shared.links) {
+                if !link.accepts(message, topic) {
                     continue;
                 }
                 let Some(subscriber) = subscribers.get_mut(link.subscriber) else { continue };

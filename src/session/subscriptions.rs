@@ -5,7 +5,7 @@
 //! is in flight, so acknowledgements cannot be confused, and after a lost connection the same marking asks for all
 //! that is missing.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use slotmap::SlotMap;
@@ -32,6 +32,7 @@ pub(super) struct Subscriptions {
     pub(super) delivery: u64,
     /// Kept between deliveries for its memory only.
     pub(super) answered: Vec<SubscriberKey>,
+    pub(super) hasher: Hasher,
     pub(super) notices: mpsc::UnboundedSender<Notice>,
 }
 
@@ -67,8 +68,7 @@ pub(super) struct Link {
     pub(super) state: LinkState,
     /// It was confirmed before: a refusal now is an item of its stream, not the answer to its call.
     pub(super) established: bool,
-    /// The retained messages that the broker sends now are for this one.
-    pub(super) takes_retained: bool,
+    pub(super) window: Window,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,45 @@ pub(super) enum LinkState {
     /// Is part of the SUBSCRIBE in flight.
     Asked,
     Ready,
+}
+
+/// Which retained messages of a filter are for a link. The broker sends them all at each SUBSCRIBE, whoever of us asked
+/// for it, and nothing in them says which SUBSCRIBE they belong to. They may come after the SUBACK of the next.
+#[derive(Debug)]
+pub(super) enum Window {
+    /// None: it did not ask for them.
+    Closed,
+    /// Each topic once; these hashes of topics were there.
+    Once(HashSet<u64, Hasher>),
+    /// Too many topics to remember: all, until the SUBACK of a SUBSCRIBE that others asked for.
+    All,
+}
+
+type Hasher = foldhash::fast::RandomState;
+
+/// The most topics that one link remembers.
+const REMEMBERED: usize = 4096;
+
+impl Window {
+    fn takes(&mut self, topic: u64) -> bool {
+        match self {
+            Self::Closed => false,
+            Self::All => true,
+            Self::Once(topics) if topics.len() < REMEMBERED => topics.insert(topic),
+            Self::Once(topics) if topics.contains(&topic) => false,
+            Self::Once(_) => {
+                *self = Self::All;
+                true
+            }
+        }
+    }
+
+    /// The retained messages that come from now on were asked for by others.
+    pub(super) fn narrow(&mut self) {
+        if matches!(self, Self::All) {
+            *self = Self::Closed;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -132,6 +171,7 @@ impl Subscriptions {
             due: VecDeque::new(),
             delivery: 0,
             answered: Vec::new(),
+            hasher: Hasher::default(),
             notices,
         }
     }
@@ -173,7 +213,7 @@ impl Subscriptions {
             shared.leaving.clear();
         }
         let established = state == LinkState::Ready;
-        shared.links.push(Link { subscriber, qos, retained, state, established, takes_retained: false });
+        shared.links.push(Link { subscriber, qos, retained, state, established, window: Window::Closed });
         let entry = &mut self.subscribers[subscriber];
         entry.filters.push(key);
         entry.pending += usize::from(!established);
@@ -280,7 +320,9 @@ impl Shared {
         for link in &mut self.links {
             if link.state == LinkState::Waiting {
                 link.state = LinkState::Asked;
-                link.takes_retained = link.retained.wants_any();
+                if link.retained.wants_any() {
+                    link.window = Window::Once(HashSet::default());
+                }
             }
         }
     }
@@ -312,14 +354,15 @@ impl Shared {
 }
 
 impl Link {
-    pub(super) fn accepts(&self, message: &Message) -> bool {
+    /// `topic` is a hash of the message's topic, the same for the same topic.
+    pub(super) fn accepts(&mut self, message: &Message, topic: u64) -> bool {
         // A filter that is asked for anew may still be held by the broker from the first time.
         if self.state == LinkState::Waiting && !self.established {
             return false;
         }
         match (message.is_retained(), self.retained) {
             (true, Retained::Ignore) | (false, Retained::Only) => false,
-            (true, _) => self.takes_retained,
+            (true, _) => self.window.takes(topic),
             (false, _) => true,
         }
     }

@@ -48,8 +48,9 @@ impl Bench {
         let (notices, notices_in) = mpsc::unbounded_channel();
         // Long silences are the subject of few tests.
         let options = change(Options::new("localhost").keep_alive(Duration::ZERO));
+        let allowance = Arc::new(crate::allowance::Allowance::new(options.max_queued, options.max_queued_bytes));
         Self {
-            session: Session::new(&options, Arc::default(), notices),
+            session: Session::new(&options, Arc::default(), allowance, notices),
             codec: Codec::new(Version::V311, 1 << 20),
             output: BytesMut::new(),
             unwritten: VecDeque::new(),
@@ -98,7 +99,16 @@ impl Bench {
         deadline: Option<Instant>,
     ) {
         let topic = Topic::new("t").unwrap();
-        self.command(Command::Publish(Publish { topic, payload, qos, retain: false, offline, deadline, reply }));
+        self.command(Command::Publish(Publish {
+            topic,
+            payload,
+            qos,
+            retain: false,
+            offline,
+            deadline,
+            reply,
+            share: None,
+        }));
     }
 
     fn subscribe(&mut self, filters: &[&str]) -> Answer<Feed> {

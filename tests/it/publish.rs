@@ -589,26 +589,14 @@ async fn what_waits_without_a_connection_is_counted() {
 }
 
 #[tokio::test]
-async fn a_call_behind_a_full_queue_goes_on_when_there_is_room() {
-    let server = Scripted::listen().await;
-    let (agent, _peer) = held_offline(&server, options(&server.url()).max_queued(1)).await;
-    let first = tokio::spawn(agent.publish("a", "1").timeout(millis(100)).into_future());
-    tokio::task::yield_now().await;
-    tokio::task::yield_now().await;
-    let second = agent.publish("a", "2").timeout(millis(200)).into_future();
-    let error = within(LIMIT, "the second timeout", second).await.unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotSent));
-    assert!(first.await.unwrap().unwrap_err().is_timeout());
-}
-
-#[tokio::test]
-#[ignore = "a call that has to wait behind a full queue is answered only when there is room"]
-async fn a_call_behind_a_full_queue_keeps_its_deadline() {
+async fn a_full_queue_keeps_no_call_from_its_answer() {
     let server = Scripted::listen().await;
     let (agent, _peer) = held_offline(&server, options(&server.url()).max_queued(1)).await;
     agent.try_publish("a", "1").unwrap();
-    tokio::task::yield_now().await;
-    tokio::task::yield_now().await;
+    assert_eq!(agent.try_publish("a", "2").unwrap_err().kind(), ErrorKind::QueueFull);
+    let handed_over = agent.publish("a", "2").offline(Offline::Queue).into_future();
+    let error = within(LIMIT, "the refusal", handed_over).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::QueueFull, Outcome::NotSent));
     let publish = agent.publish("a", "2").timeout(millis(50)).into_future();
     let error = within(LIMIT, "the timeout of the publish", publish).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotSent));

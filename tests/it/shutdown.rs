@@ -211,7 +211,7 @@ async fn the_last_handle_dropped_waits_no_longer_than_the_timeout() {
     peer.expect_disconnect().await;
 
     let (_port, addr) = refusing_address();
-    for max_queued in [1000, 1] {
+    for max_queued in [1000, 2] {
         let offline = options(&format!("mqtt://{addr}")).timeout(millis(50)).max_queued(max_queued);
         let agent = offline.reconnect(|_: &_| Some(secs(60))).connect_lazy().unwrap();
         agent.try_publish("a", "never sent").unwrap();

@@ -8,7 +8,7 @@ fn ready() -> Bench {
     assert_eq!(bench.sent(), [subscribed(1, &[("r", QOS1)])]);
     bench.grant(1, &[QOS1]);
     assert_eq!(bench.sent(), [requested("first", 1, false)]);
-    bench.receive(Inbound::PubAck(1));
+    bench.receive(Inbound::PubAck { id: 1, refused: None });
     reply(&mut bench, "done");
     assert_eq!(texts(answered(&mut first)), ["done"]);
     bench
@@ -123,8 +123,8 @@ fn a_caller_that_leaves_frees_its_turn_at_every_stage() {
         assert_eq!(sent, [requested("next", id, false)], "stage {stage}");
         reply(&mut bench, "x");
         assert!(answered(&mut next).is_ok());
-        bench.receive(Inbound::PubAck(1));
-        bench.receive(Inbound::PubAck(2));
+        bench.receive(Inbound::PubAck { id: 1, refused: None });
+        bench.receive(Inbound::PubAck { id: 2, refused: None });
         bench.advance(SECOND * 30);
         bench.sent();
         bench.receive(Inbound::UnsubAck(1));
@@ -147,7 +147,7 @@ fn the_filter_lingers_after_the_last_call_and_no_longer() {
     assert_eq!(bench.sent(), []);
     bench.advance(SECOND);
     assert_eq!(bench.sent(), [unsubscribed(2, &["r"])]);
-    bench.receive(Inbound::PubAck(1));
+    bench.receive(Inbound::PubAck { id: 1, refused: None });
     bench.receive(Inbound::UnsubAck(2));
     bench.has_nothing();
 }
@@ -204,7 +204,7 @@ fn a_reply_survives_a_reconnect() {
         let (_, mut call) = bench.request("x", "r");
         bench.sent();
         if session_present {
-            bench.receive(Inbound::PubAck(1));
+            bench.receive(Inbound::PubAck { id: 1, refused: None });
         }
         bench.lose_connection();
         bench.connect(session_present);

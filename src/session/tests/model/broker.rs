@@ -51,8 +51,8 @@ impl Broker {
                 }
                 match qos {
                     QOS0 => {}
-                    QOS1 => self.answers.push_back(Inbound::PubAck(id)),
-                    QOS2 => self.answers.push_back(Inbound::PubRec(id)),
+                    QOS1 => self.answers.push_back(Inbound::PubAck { id, refused: None }),
+                    QOS2 => self.answers.push_back(Inbound::PubRec { id, refused: None }),
                 }
             }
             Sent::PubRel(id) => {
@@ -101,7 +101,10 @@ impl Broker {
 
     /// The client got this.
     pub(super) fn note_answered(&mut self, inbound: &Inbound) {
-        if let Inbound::PubAck(id) | Inbound::PubComp(id) | Inbound::UnsubAck(id) | Inbound::SubAck { id, .. } = inbound
+        if let Inbound::PubAck { id, refused: None }
+        | Inbound::PubComp(id)
+        | Inbound::UnsubAck(id)
+        | Inbound::SubAck { id, .. } = inbound
         {
             self.in_use.remove(id);
         }
