@@ -232,4 +232,4 @@ macro_rules! broker_test {
 pub(crate) use broker_test;
 
 /// How long one test body may take.
-pub const TEST_LIMIT: Duration = Duration::from_secs(120);
+pub const TEST_LIMIT: Duration = Duration::from_secs(300);

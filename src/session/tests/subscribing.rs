@@ -292,9 +292,10 @@ fn retained_messages_go_to_those_who_asked_for_them() {
     bench.sent();
     receive_retained(&mut bench, "early");
     bench.grant(1, &[QOS1]);
+    // The same topic once more was asked for by somebody else.
     receive_retained(&mut bench, "r");
     let mut first = answered(&mut first).unwrap();
-    assert_eq!(taken(&mut first), ["early", "r"]);
+    assert_eq!(taken(&mut first), ["early"]);
 
     let [mut second, mut ignores] = [IfFirst, Ignore].map(|retained| bench.subscribe_as(&["f"], QOS1, retained));
     assert_eq!(bench.sent(), []);
