@@ -7,7 +7,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::options::{Credentials, Login, Options};
+use crate::options::{Credentials, LastWill, Login, Options};
 use crate::transport::{self, Stream};
 use crate::wire::{Codec, Connect, Inbound};
 use crate::Error;
@@ -54,7 +54,7 @@ impl Connection {
         login: Option<&Login>,
     ) -> Result<Self, Error> {
         let mut codec = Codec::new(options.version, options.max_packet_size);
-        let last_will = options.last_will.as_ref().map(|will| will.to_publish()).transpose()?;
+        let last_will = options.last_will.as_ref().map(LastWill::to_publish).transpose()?;
         let connect = Connect {
             client_id,
             clean_session: options.clean_session,

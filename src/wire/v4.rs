@@ -21,12 +21,12 @@ pub(super) fn encode_connect(version: Version, connect: &Connect<'_>, buf: &mut 
         retain: will.retain,
     });
     if version == Version::V311 {
-        write(packet.write(buf));
+        written(&packet.write(buf));
         return;
     }
     // The codec only knows the protocol name of 3.1.1; the rest of the packet is the same in 3.1.
     let mut modern = BytesMut::new();
-    write(packet.write(&mut modern));
+    written(&packet.write(&mut modern));
     let header = modern.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count() + 2;
     let tail = &modern[header + b"\0\x04MQTT\x04".len()..];
     let head = b"\0\x06MQIsdp\x03";
@@ -52,32 +52,32 @@ pub(super) fn encode(outbound: Outbound<'_>, buf: &mut BytesMut) {
                 pkid: id,
                 payload: publish.payload.clone(),
             };
-            write(packet.write(buf));
+            written(&packet.write(buf));
             publish.topic.restore(packet.topic);
         }
-        Outbound::PubAck(id) => write(v4::PubAck::new(id).write(buf)),
-        Outbound::PubRec(id) => write(v4::PubRec::new(id).write(buf)),
-        Outbound::PubRel(id) => write(v4::PubRel::new(id).write(buf)),
-        Outbound::PubComp(id) => write(v4::PubComp::new(id).write(buf)),
+        Outbound::PubAck(id) => written(&v4::PubAck::new(id).write(buf)),
+        Outbound::PubRec(id) => written(&v4::PubRec::new(id).write(buf)),
+        Outbound::PubRel(id) => written(&v4::PubRel::new(id).write(buf)),
+        Outbound::PubComp(id) => written(&v4::PubComp::new(id).write(buf)),
         Outbound::Subscribe { id, filters } => {
             let filters = filters
                 .iter()
                 .map(|(filter, qos)| v4::SubscribeFilter::new(filter.as_str().to_owned(), to_wire(*qos)))
                 .collect();
-            write(v4::Subscribe { pkid: id, filters }.write(buf));
+            written(&v4::Subscribe { pkid: id, filters }.write(buf));
         }
         Outbound::Unsubscribe { id, filters } => {
             let topics = filters.iter().map(|filter| filter.as_str().to_owned()).collect();
-            write(v4::Unsubscribe { pkid: id, topics }.write(buf));
+            written(&v4::Unsubscribe { pkid: id, topics }.write(buf));
         }
-        Outbound::PingReq => write(v4::PingReq.write(buf)),
-        Outbound::Disconnect => write(v4::Disconnect.write(buf)),
+        Outbound::PingReq => written(&v4::PingReq.write(buf)),
+        Outbound::Disconnect => written(&v4::Disconnect.write(buf)),
     }
 }
 
 /// The codec refuses packets over the protocol's length and identifiers of zero; the session makes neither.
-fn write<E: std::fmt::Debug>(written: Result<usize, E>) {
-    debug_assert!(written.is_ok(), "{written:?}");
+fn written<E: std::fmt::Debug>(outcome: &Result<usize, E>) {
+    debug_assert!(outcome.is_ok(), "{outcome:?}");
 }
 
 /// Takes the packet that `frame` describes out of `buf`, which holds all of it.

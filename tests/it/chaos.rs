@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{FuturesOrdered, StreamExt};
-use mqtt_agent::{Agent, Lost, Message, Offline, Options, Outcome, QoS, Retained, Subscription};
+use mqtt_agent::{Agent, Lost, Message, Offline, Options, Outcome, QoS, Retained, State, Subscription};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -40,7 +40,7 @@ const CHAOS_LIMIT: Duration = Duration::from_secs(240);
 
 fn say(line: &str) {
     // Not captured, unlike the output of the macros: these are figures that somebody wants to see.
-    writeln!(std::io::stderr(), "{line}").unwrap();
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Comes back soon, and to the session it had.
@@ -267,7 +267,7 @@ async fn nothing_is_lost_at_qos_1_when_a_broker_with_persistence_restarts_twenty
         broker.terminate().await;
         broker.start_again().await;
         let mut state = publisher.state();
-        within(secs(10), "a connection", state.wait_for(|state| state.is_connected())).await.unwrap();
+        within(secs(10), "a connection", state.wait_for(State::is_connected)).await.unwrap();
     }
     enough.store(true, Ordering::Relaxed);
     let (arrived, repeated) = within(CHAOS_LIMIT, "all messages", receiving).await.unwrap();
