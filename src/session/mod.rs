@@ -120,7 +120,7 @@ impl Session {
         Self {
             limits,
             connection: None,
-            in_flight: InFlight::new(),
+            in_flight: InFlight::new(options.first_packet_id()),
             publishes: Publishes::new(allowance),
             receiving: Receiving::new(),
             subscriptions: Subscriptions::new(notices),
