@@ -174,7 +174,7 @@ impl Session {
         let Some(connection) = self.connection.take() else { return };
         // An acknowledgement sent on the next connection could name another message (MQTT-4.3.2 and 4.3.3 start anew).
         self.receiving.forget_connection();
-        self.suspend_publishes(connection.written);
+        self.suspend_publishes(connection.written, now);
         self.suspend_subscriptions();
         self.suspend_requests(now);
     }

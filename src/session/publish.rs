@@ -35,7 +35,21 @@ pub(super) struct Publishes {
     unwritten: VecDeque<Unwritten>,
     /// How many messages were sent, to tell their first order by.
     sent: u64,
+    suspicion: Suspicion,
 }
+
+/// Some brokers answer a message that they do not allow by closing the connection. Nobody waits for a message that was
+/// handed over, so it would be sent again for ever, and nothing behind it would get through.
+#[derive(Debug, Default)]
+struct Suspicion {
+    /// The first message that was unacknowledged when the last connections ended, and how many that were, one after the
+    /// other, without any acknowledgement.
+    rank: u64,
+    connections: u32,
+}
+
+/// After so many the message is given up. A line that is merely bad gets an acknowledgement through before that.
+const GIVE_UP_AFTER: u32 = 10;
 
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -96,6 +110,7 @@ impl Publishes {
             repeat: VecDeque::new(),
             unwritten: VecDeque::new(),
             sent: 0,
+            suspicion: Suspicion::default(),
         }
     }
 
@@ -353,6 +368,7 @@ impl Session {
     fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>) {
         if let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) {
             self.counters.acked().add(u64::from(answer.is_ok()));
+            self.publishes.suspicion = Suspicion::default();
             self.publishes.settle(outgoing.owner, answer);
         }
     }
@@ -369,13 +385,14 @@ impl Session {
     }
 
     /// The connection is lost: what was encoded at QoS 0 will not be sent again, so its fate is decided now.
-    pub(super) fn suspend_publishes(&mut self, written: u64) {
+    pub(super) fn suspend_publishes(&mut self, written: u64, now: Instant) {
         self.publishes.repeat.clear();
         for Unwritten { start, call, .. } in std::mem::take(&mut self.publishes.unwritten) {
             let outcome = if start < written { Outcome::Unknown } else { Outcome::NotSent };
             let error = Error::connection("the connection was lost before the message was written");
             self.publishes.settle(Owner::Call(call), Err(error.with_outcome(outcome)));
         }
+        self.suspect_first(now);
         // What waits unsent is taken back, or handed over, as its caller chose for times without a connection. What
         // was sent before stays in doubt, as it was in flight.
         let Publishes { queue, calls, allowance, .. } = &mut self.publishes;
@@ -403,6 +420,26 @@ impl Session {
             outgoing.deadline = None;
             false
         });
+    }
+
+    /// A connection ended: was it because of the first message that it should have acknowledged?
+    fn suspect_first(&mut self, now: Instant) {
+        let Some(id) = self.in_flight.ids(On::Published).next() else { return };
+        let Some((_, Entry::Publish(first))) = self.in_flight.get_mut(id) else { return };
+        let suspicion = &mut self.publishes.suspicion;
+        if suspicion.rank != first.rank {
+            *suspicion = Suspicion { rank: first.rank, connections: 0 };
+        }
+        suspicion.connections += 1;
+        // One with a deadline is not sent again for ever.
+        if suspicion.connections < GIVE_UP_AFTER || first.deadline.is_some() {
+            return;
+        }
+        tracing::warn!(topic = %first.publish.topic, "given up: {GIVE_UP_AFTER} connections ended on this message");
+        self.counters.given_up().add(1);
+        // What has passed its deadline is not sent again.
+        first.deadline = Some(now);
+        self.publishes.suspicion = Suspicion::default();
     }
 
     /// A new connection. With the session everything unacknowledged goes out again under its identifier; without it,

@@ -30,7 +30,7 @@ impl Session {
             return reply.send(Err(Error::offline()));
         }
         let (events, first) = broadcast::channel(capacity);
-        let sink = Sink::Pending { events, first, reply };
+        let sink = Sink::Pending { offline, events, first, reply };
         let subscriber = self.subscriptions.add(sink, &filters, qos, retained);
         if self.subscriptions.subscribers[subscriber].pending == 0 {
             self.establish(subscriber);
@@ -248,6 +248,13 @@ impl Session {
     pub(super) fn suspend_subscriptions(&mut self) {
         for entry in self.in_flight.clear(On::Asked) {
             self.handle_unanswered(entry);
+        }
+        let subscribers = self.subscriptions.subscribers.iter();
+        let unwilling = subscribers
+            .filter(|(_, entry)| matches!(entry.sink, Sink::Pending { offline: Offline::Fail, .. }))
+            .map(|(key, _)| key);
+        for key in unwilling.collect::<Vec<_>>() {
+            self.fail_subscriber(key, Error::offline());
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::request::ReplyQueue;
 use crate::command::{Event, Feed, Notice, Reply, SubscriberKey};
+use crate::options::Offline;
 use crate::router::Router;
 use crate::subscribe::Retained;
 use crate::{Filter, Message, QoS};
@@ -133,6 +134,7 @@ pub(super) struct Subscriber {
 pub(super) enum Sink {
     /// A stream whose caller waits for the SUBACKs.
     Pending {
+        offline: Offline,
         events: broadcast::Sender<Event>,
         first: broadcast::Receiver<Event>,
         reply: Reply<Feed>,

@@ -329,3 +329,24 @@ fn an_established_stream_takes_what_a_resumed_session_brings_before_its_filter_i
     bench.receive_publish("f", "x", QOS1, 1);
     assert_eq!(taken(&mut feed), ["x"]);
 }
+
+#[test]
+fn a_subscribe_that_does_not_wait_for_a_connection_fails_with_the_one_it_was_asked_on() {
+    let mut bench = Bench::connected();
+    let (reply, mut feed) = Reply::channel();
+    bench.command(Command::Subscribe(crate::command::Subscribe {
+        filters: vec![Filter::new("f").unwrap()],
+        qos: QOS1,
+        retained: IfFirst,
+        capacity: 4,
+        offline: Offline::Fail,
+        deadline: bench.now + LONG,
+        reply,
+    }));
+    bench.sent();
+    bench.lose_connection();
+    assert_eq!(answered(&mut feed).unwrap_err().kind(), ErrorKind::Offline);
+    bench.connect(false);
+    assert_eq!(bench.sent(), []);
+    bench.has_nothing();
+}
