@@ -195,7 +195,8 @@ impl Subscriptions {
     }
 
     pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], qos: QoS, retained: Retained) -> SubscriberKey {
-        let subscriber = self.subscribers.insert(Subscriber { sink, filters: Vec::new(), pending: 0, delivery: 0 });
+        let keys = Vec::with_capacity(filters.len());
+        let subscriber = self.subscribers.insert(Subscriber { sink, filters: keys, pending: 0, delivery: 0 });
         for filter in filters {
             self.link(subscriber, filter, qos, retained);
         }
@@ -283,7 +284,15 @@ impl Subscriptions {
 
 impl Shared {
     fn new(filter: Filter) -> Self {
-        Self { filter, links: Vec::new(), asked: None, granted: None, step: Step::Settled, leaving: Vec::new() }
+        // Most filters have one subscriber, and there may be a hundred thousand filters.
+        Self {
+            filter,
+            links: Vec::with_capacity(1),
+            asked: None,
+            granted: None,
+            step: Step::Settled,
+            leaving: Vec::new(),
+        }
     }
 
     fn is_ready(&self, subscriber: SubscriberKey) -> bool {
