@@ -309,6 +309,10 @@ impl Options {
 
     /// Whether the broker forgets this client at each connect (true), or keeps its subscriptions and queues its
     /// messages while it is away (false; needs a fixed [`client_id`](Self::client_id)). Default: true.
+    ///
+    /// What a broker has queued comes right after the connection is made, and what no subscriber wants then is
+    /// acknowledged and gone. To take it in a new process, make the agent by [`Agent::connect_lazy`] and subscribe at
+    /// once: the subscriber is in place before the broker has answered.
     #[must_use]
     pub fn clean_session(mut self, clean_session: bool) -> Self {
         self.clean_session = clean_session;
@@ -365,7 +369,8 @@ impl Options {
         self
     }
 
-    /// How many QoS 1 and 2 publishes may be unacknowledged at once, 1 to 65,000. Default: 65,000.
+    /// How many QoS 1 and 2 publishes may be unacknowledged at once, 1 to 65,535. Default: 65,000, which leaves packet
+    /// identifiers for SUBSCRIBE and UNSUBSCRIBE.
     #[must_use]
     pub fn max_in_flight(mut self, max_in_flight: u16) -> Self {
         self.max_in_flight = max_in_flight;
@@ -470,8 +475,8 @@ impl Options {
         if !self.keep_alive.is_zero() && self.keep_alive < Duration::from_secs(1) {
             return refuse("keep_alive is under a second; zero switches it off");
         }
-        if self.max_in_flight == 0 || self.max_in_flight > 65_000 {
-            return refuse("max_in_flight must be 1 to 65,000");
+        if self.max_in_flight == 0 {
+            return refuse("max_in_flight must be at least 1");
         }
         let at_least_one = [
             ("max_queued", self.max_queued),

@@ -367,10 +367,8 @@ impl Shared {
 impl Link {
     /// `topic` is a hash of the message's topic, the same for the same topic.
     pub(super) fn accepts(&mut self, message: &Message, topic: u64) -> bool {
-        // A filter that is asked for anew may still be held by the broker from the first time.
-        if self.state == LinkState::Waiting && !self.established {
-            return false;
-        }
+        // Whatever the state: the broker may hold a filter from before, for an earlier process too, and what it has queued
+        // for it comes ahead of the SUBACK.
         match (message.is_retained(), self.retained) {
             (true, Retained::Ignore) | (false, Retained::Only) => false,
             (true, _) => self.window.takes(topic),

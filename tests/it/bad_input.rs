@@ -111,7 +111,6 @@ async fn a_bad_option_has_its_kind_and_nothing_is_dialled() {
         ("a keep-alive over the limit", good().keep_alive(secs(65_536))),
         ("a keep-alive under a second", good().keep_alive(millis(999))),
         ("no packets in flight", good().max_in_flight(0)),
-        ("too many packets in flight", good().max_in_flight(65_001)),
         ("no place in the queue", good().max_queued(0)),
         ("no bytes in the queue", good().max_queued_bytes(0)),
         ("no packet size", good().max_packet_size(0)),

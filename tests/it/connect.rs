@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::poll;
-use mqtt_agent::{Agent, ErrorKind, LastWill, Login, Offline, Options, Outcome, QoS, Refusal, State, Version};
+use mqtt_agent::{Agent, ErrorKind, LastWill, Login, Lost, Offline, Options, Outcome, QoS, Refusal, State, Version};
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Login as WireLogin, Packet, SubscribeReasonCode};
 use rumqttc::mqttbytes::QoS as WireQoS;
 
@@ -530,3 +530,60 @@ async fn a_will_and_a_login_are_sent_as_they_were_given() {
 /// What a web server says to a CONNECT; longer than the length that its second letter stands for.
 const HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nServer: example\r\nConnection: close\r\n\r\n\
     <html><body>The plain request was sent to another port</body></html>";
+
+broker_test!(what_a_broker_has_queued_for_a_process_that_is_gone_reaches_the_next_one, |broker| async move {
+    let kept = || options(&broker.url()).client_id("keeper").clean_session(false);
+    let first = kept().connect().await.unwrap();
+    let stream = first.subscribe("queued").qos(QoS::ExactlyOnce).await.unwrap();
+    // The end of the agent is no end of the subscription: a process that ends has not unsubscribed.
+    first.close().await;
+    drop(stream);
+    let other = options(&broker.url()).connect().await.unwrap();
+    for n in 0..20 {
+        other.publish("queued", n.to_string()).qos(QoS::ExactlyOnce).await.unwrap();
+    }
+    let second = kept().connect_lazy().unwrap();
+    let mut stream = second.subscribe("queued").qos(QoS::ExactlyOnce).await.unwrap();
+    for n in 0..20 {
+        let message = within(LIMIT, "what was queued", stream.recv()).await.unwrap().unwrap();
+        assert_eq!(message.text().unwrap(), n.to_string());
+    }
+    other.publish("queued", "new").await.unwrap();
+    let message = within(LIMIT, "the next", stream.recv()).await.unwrap().unwrap();
+    assert_eq!(message.text().unwrap(), "new");
+});
+
+#[tokio::test]
+async fn connections_that_die_young_count_as_failures_in_a_row() {
+    let server = Scripted::listen().await;
+    let (attempts, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let policy = move |lost: &Lost| {
+        attempts.send(lost.attempt).unwrap();
+        Some(Duration::ZERO)
+    };
+    let connecting = tokio::spawn(options(&server.url()).reconnect(policy).connect());
+    let (peer, _) = server.accept_session(false).await;
+    let _agent = connecting.await.unwrap().unwrap();
+    peer.reset();
+    for attempt in 1..5 {
+        assert_eq!(within(LIMIT, "a loss", seen.recv()).await, Some(attempt));
+        server.accept_session(false).await.0.reset();
+    }
+}
+
+#[tokio::test]
+async fn refused_credentials_are_seen_in_the_state_and_tried_again_slowly() {
+    let server = Scripted::listen().await;
+    let url = server.url();
+    let agent = Options::from_url(&url).unwrap().credentials("u", "wrong").connect_lazy().unwrap();
+    let mut peer = server.accept().await;
+    peer.expect_connect().await;
+    peer.connack(ConnectReturnCode::BadUserNamePassword, false).await;
+    let mut state = agent.state();
+    let refused = watched(&mut state, "the refusal", |state| matches!(state, State::Disconnected { .. })).await;
+    let State::Disconnected { reason, retry_at } = refused else { panic!("{refused:?}") };
+    assert_eq!(reason.kind(), ErrorKind::Refused(Refusal::BadUserNameOrPassword));
+    assert!(retry_at > tokio::time::Instant::now() + secs(20));
+    // Nobody waits for that.
+    agent.close().await;
+}

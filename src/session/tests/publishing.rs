@@ -453,3 +453,18 @@ fn a_line_that_lets_an_acknowledgement_through_now_and_then_loses_nothing() {
     }
     bench.has_nothing();
 }
+
+#[test]
+fn a_refusal_with_a_reason_reaches_the_caller() {
+    let mut bench = Bench::connected();
+    let mut one = bench.publish("1", QOS1);
+    let mut two = bench.publish("2", QOS2);
+    bench.sent();
+    bench.receive(Inbound::PubAck { id: 1, refused: Some(0x87) });
+    bench.receive(Inbound::PubRec { id: 2, refused: Some(0x97) });
+    assert_eq!(outcome(&mut one), (ErrorKind::PublishRefused(0x87), Outcome::Refused));
+    assert_eq!(outcome(&mut two), (ErrorKind::PublishRefused(0x97), Outcome::Refused));
+    // There is nothing to release.
+    assert_eq!(bench.sent(), []);
+    bench.has_nothing();
+}
