@@ -80,7 +80,7 @@ impl IntoFuture for Collect {
 ///
 /// # Cancel safety
 ///
-/// Notice at any point, it leaves nothing behind; what came so far is lost with it.
+/// Dropped at any point, it leaves nothing behind; what came so far is lost with it.
 #[must_use = "nothing is collected until this is awaited"]
 pub struct CollectFuture(Pin<Box<dyn Future<Output = Result<Vec<Message>, Error>> + Send>>);
 

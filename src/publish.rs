@@ -144,7 +144,7 @@ impl IntoFuture for Publish {
 ///
 /// # Cancel safety
 ///
-/// Notice before the message was sent, it takes the message back. Notice after that, the message stays with the
+/// Dropped before the message was sent, it takes the message back. Dropped after that, the message stays with the
 /// agent until the broker has acknowledged it or its deadline has passed.
 #[must_use = "nothing is published until this is awaited"]
 pub struct PublishFuture(Call<Delivery>);

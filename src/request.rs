@@ -139,7 +139,7 @@ impl IntoFuture for RequestMany {
 ///
 /// # Cancel safety
 ///
-/// Notice before the request was sent, it is not sent. Notice after that, its reply is counted as late, and the next
+/// Dropped before the request was sent, it is not sent. Dropped after that, its reply is counted as late, and the next
 /// call with the same reply filter has its turn.
 #[must_use = "nothing is sent until this is awaited"]
 pub struct RequestFuture(Pending);

@@ -202,7 +202,7 @@ impl IntoFuture for Subscribe {
 ///
 /// # Cancel safety
 ///
-/// Notice at any point, it leaves nothing behind: a filter that only it wanted is unsubscribed.
+/// Dropped at any point, it leaves nothing behind: a filter that only it wanted is unsubscribed.
 #[must_use = "nothing is subscribed until this is awaited"]
 pub struct SubscribeFuture {
     call: Call<Feed>,
