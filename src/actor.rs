@@ -4,9 +4,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep_until, Instant, Sleep};
+use tokio::time::{sleep_until, timeout, Instant, Sleep};
 
 use crate::allowance::Allowance;
 use crate::collect::FAR;
@@ -61,6 +62,8 @@ const BATCH: usize = 256;
 const PACKETS: usize = 512;
 /// Turns before other tasks get theirs.
 const TURNS: usize = 16;
+/// How long the ended actor looks for commands that were being sent at that moment.
+const LATE: Duration = Duration::from_secs(1);
 
 impl Actor {
     /// `first` is told of the first connection; without it the agent keeps trying from the start.
@@ -146,6 +149,10 @@ impl Actor {
 
     fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         if self.session.is_closing() {
+            // The lane is closed; a sender that had its place before may have put its command there only now.
+            while let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
+                self.session.handle_command(command, now);
+            }
             return false;
         }
         match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
@@ -270,6 +277,13 @@ impl Actor {
         for reply in replies {
             reply.send(Ok(unfinished));
         }
+        // Whoever had a place in a lane when that was closed is given the time to use it: what comes later would be
+        // dropped by nobody, because its sender keeps the lane and waits.
+        self.notices.close();
+        while self.notices.recv().await.is_some() {}
+        let late = async { while self.commands.recv().await.is_some() {} };
+        // A call that is no longer polled keeps its place for ever.
+        let _ = timeout(LATE, late).await;
     }
 }
 
