@@ -229,24 +229,24 @@ impl Actor {
                 self.failures = 0;
             }
         }
-        self.session.handle_disconnected(now);
         self.failures = self.failures.saturating_add(1);
         let lost = Lost { reason: error.clone(), attempt: self.failures };
         let delay = match self.first.is_some() {
             true => None,
             false => self.options.reconnect.delay(&lost),
         };
-        if let Some(first) = self.first.take() {
-            first.send(Err(error.clone()));
+        let retry_at = delay.map(|delay| now + delay.min(FAR));
+        self.link = Link::Waiting { until: retry_at.unwrap_or(now) };
+        // Before the callers are told: one that then looks at the state finds what it was told.
+        match retry_at {
+            Some(retry_at) => drop(self.state.send_replace(State::Disconnected { reason: error.clone(), retry_at })),
+            None => self.end = Some(error.clone()),
         }
-        let Some(retry_at) = delay.and_then(|delay| now.checked_add(delay)) else {
-            self.link = Link::Waiting { until: now };
-            self.end = Some(error);
-            return false;
-        };
-        self.link = Link::Waiting { until: retry_at };
-        self.state.send_replace(State::Disconnected { reason: error, retry_at });
-        true
+        self.session.handle_disconnected(now);
+        if let Some(first) = self.first.take() {
+            first.send(Err(error));
+        }
+        retry_at.is_some()
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
