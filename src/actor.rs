@@ -10,10 +10,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout, Instant, Sleep};
 
 use crate::allowance::Allowance;
-use crate::collect::FAR;
 use crate::command::{Command, Notice, Reply};
 use crate::connection::Connection;
-use crate::options::Options;
+use crate::options::{Options, FAR};
 use crate::reconnect::Lost;
 use crate::session::Session;
 use crate::state::State;

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use crate::actor::{Actor, Lanes};
 use crate::allowance::{Allowance, Share};
-use crate::call::Terms;
-use crate::collect::{Collect, FAR};
+use crate::call::deadline_after;
+use crate::collect::Collect;
 use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
-use crate::options::{Offline, Options};
+use crate::options::Options;
 use crate::publish::Publish;
 use crate::request::Request;
 use crate::state::State;
@@ -44,18 +44,6 @@ pub(crate) struct Shared {
     options: Arc<Options>,
     counters: Arc<Counters>,
     requests: AtomicU64,
-}
-
-impl Shared {
-    pub(crate) fn is_connected(&self) -> bool {
-        self.lanes.state.borrow().is_connected()
-    }
-}
-
-impl Terms {
-    pub(crate) fn new(offline: Offline, timeout: Duration) -> Self {
-        Self { offline, deadline: Instant::now() + timeout.min(FAR) }
-    }
 }
 
 impl Agent {
@@ -93,7 +81,7 @@ impl Agent {
     }
 
     /// Returns at once and connects in the background, trying again until it succeeds: for a service that starts
-    /// before its broker does. Calls meanwhile do what their [`Offline`] says.
+    /// before its broker does. Calls meanwhile do what their [`Offline`](crate::Offline) says.
     ///
     /// # Errors
     ///
@@ -268,7 +256,7 @@ impl Agent {
 
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
-        self.shared.is_connected()
+        self.shared.lanes.state.borrow().is_connected()
     }
 
     /// The state of the connection, to look at or to wait for a change of.
@@ -299,7 +287,7 @@ impl Agent {
     ///
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the agent had ended before.
     pub async fn drain(&self, timeout: Duration) -> Result<Unfinished, Error> {
-        self.end(Some(Instant::now() + timeout.min(FAR))).await
+        self.end(Some(deadline_after(timeout))).await
     }
 
     /// Disconnects now: everything that waits gets an error, then the broker a DISCONNECT. Closing twice is no error.

@@ -564,6 +564,9 @@ pub(crate) fn check_capacity(capacity: usize) -> Result<(), &'static str> {
 
 pub(crate) const MAX_CAPACITY: usize = 1 << 20;
 
+/// The clock cannot count beyond some centuries; this is as good as never.
+pub(crate) const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
 fn parse<T: FromStr>(name: &str, value: &str) -> Result<T, Error> {
     value.parse().map_err(|_| Error::invalid_options(format!("{name}: {value:?} is not a value it can have")))
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::agent::Agent;
-use crate::call::{Call, Terms};
+use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Reply};
 use crate::options::Offline;
 use crate::wire::{self, MAX_REMAINING_LENGTH};
@@ -124,19 +124,19 @@ impl IntoFuture for Publish {
             Ok(topic) => topic,
             Err(error) => return PublishFuture(Call::refused(error)),
         };
-        let terms = Terms::new(self.offline, self.timeout);
+        let deadline = deadline_after(self.timeout);
         let (reply, answer) = Reply::channel();
         let command = command::Publish {
             topic,
             payload: self.payload,
             qos: self.qos,
             retain: self.retain,
-            offline: terms.offline,
-            deadline: Some(terms.deadline),
+            offline: self.offline,
+            deadline: Some(deadline),
             reply: Some(reply),
             share: None,
         };
-        PublishFuture(Call::new(self.agent.into_shared(), Command::Publish(command), answer, terms))
+        PublishFuture(Call::new(self.agent.into_shared(), Command::Publish(command), answer, deadline))
     }
 }
 

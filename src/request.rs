@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::agent::{Agent, Shared};
-use crate::call::{Call, Terms};
+use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Notice, Reply, RequestId};
 use crate::options::Offline;
 use crate::publish::check_size;
@@ -80,7 +80,7 @@ impl Request {
             Ok(checked) => checked,
             Err(error) => return Pending { call: Call::refused(error), id: RequestId(0), shared },
         };
-        let terms = Terms::new(self.offline, self.timeout);
+        let deadline = deadline_after(self.timeout);
         let id = self.agent.next_request();
         let (reply, answer) = Reply::channel();
         let command = command::Request {
@@ -90,11 +90,11 @@ impl Request {
             qos: self.qos,
             reply_to,
             replies,
-            offline: terms.offline,
-            deadline: terms.deadline,
+            offline: self.offline,
+            deadline,
             reply,
         };
-        Pending { call: Call::new(shared.clone(), Command::Request(command), answer, terms), id, shared }
+        Pending { call: Call::new(shared.clone(), Command::Request(command), answer, deadline), id, shared }
     }
 
     fn check(&self, replies: usize) -> Result<(Topic, Filter), Error> {

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::agent::Agent;
-use crate::call::{Call, Terms};
+use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Event, Feed, Reply, SubscriberGuard};
 use crate::options::{check_capacity, Offline};
 use crate::stats::Counters;
@@ -182,18 +182,18 @@ impl IntoFuture for Subscribe {
             Ok(filters) => filters,
             Err(error) => return SubscribeFuture { call: Call::refused(error), counters },
         };
-        let terms = Terms::new(self.offline, self.timeout);
+        let deadline = deadline_after(self.timeout);
         let (reply, answer) = Reply::channel();
         let command = command::Subscribe {
             filters,
             qos: self.qos,
             retained: self.retained,
             capacity: self.capacity,
-            offline: terms.offline,
-            deadline: terms.deadline,
+            offline: self.offline,
+            deadline,
             reply,
         };
-        let call = Call::new(self.agent.into_shared(), Command::Subscribe(command), answer, terms);
+        let call = Call::new(self.agent.into_shared(), Command::Subscribe(command), answer, deadline);
         SubscribeFuture { call, counters }
     }
 }

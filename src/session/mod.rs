@@ -16,9 +16,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::allowance::Allowance;
-use crate::collect::FAR;
 use crate::command::{Command, Notice, SubscriberKey};
-use crate::options::Options;
+use crate::options::{Options, FAR};
 use crate::stats::Counters;
 use crate::wire::{Codec, Inbound, Outbound};
 use crate::Error;
