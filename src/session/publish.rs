@@ -35,6 +35,8 @@ pub(super) struct Publishes {
     unwritten: VecDeque<Unwritten>,
     /// How many messages were sent, to tell their first order by.
     sent: u64,
+    /// The length of the queue at which messages whose callers left are swept out of it.
+    sweep_at: usize,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,7 @@ impl Publishes {
             repeat: VecDeque::new(),
             unwritten: VecDeque::new(),
             sent: 0,
+            sweep_at: MIN_SWEEP,
         }
     }
 
@@ -108,7 +111,25 @@ impl Publishes {
     }
 
     pub(super) fn push(&mut self, outgoing: Outgoing) -> Place {
+        if self.queue.len() >= self.sweep_at {
+            self.sweep();
+        }
         self.queue.push_back(outgoing)
+    }
+
+    /// A caller that leaves says nothing, and what waits for a connection may wait for long: without this, callers that
+    /// come and go would pile their messages up until each one's deadline.
+    fn sweep(&mut self) {
+        let Self { queue, calls, .. } = self;
+        queue.take(|outgoing| {
+            let Owner::Call(key) = outgoing.owner else { return false };
+            let left = calls.get(key).is_some_and(Call::is_abandoned);
+            if left {
+                calls.remove(key);
+            }
+            left
+        });
+        self.sweep_at = (2 * self.queue.len()).max(MIN_SWEEP);
     }
 
     /// Takes back what its owner gave up.
@@ -131,7 +152,7 @@ impl Publishes {
     /// Whether the caller left before its message was sent, without a word.
     fn is_abandoned(&self, owner: Owner) -> bool {
         match owner {
-            Owner::Call(call) => self.calls.get(call).is_some_and(|call| !call.sent && call.reply.is_abandoned()),
+            Owner::Call(call) => self.calls.get(call).is_some_and(Call::is_abandoned),
             Owner::Nobody | Owner::Request(_) => false,
         }
     }
@@ -145,8 +166,18 @@ impl Publishes {
     }
 }
 
+impl Call {
+    /// Whether its caller left before its message was sent.
+    fn is_abandoned(&self) -> bool {
+        !self.sent && self.reply.is_abandoned()
+    }
+}
+
 /// Above this many entries, an empty list gives its memory back.
 const KEPT: usize = 1024;
+
+/// Up to this many messages are not worth a sweep.
+const MIN_SWEEP: usize = 1024;
 
 /// What a message takes of the allowance, in bytes.
 pub(crate) fn weight(topic: &Topic, payload: &Bytes) -> usize {

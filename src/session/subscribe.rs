@@ -29,6 +29,7 @@ impl Session {
         if offline == Offline::Fail && !self.is_connected() {
             return reply.send(Err(Error::offline()));
         }
+        self.subscriptions.sweep();
         let (events, first) = broadcast::channel(capacity);
         let sink = Sink::Pending { events, first, reply };
         let subscriber = self.subscriptions.add(sink, &filters, qos, retained);
