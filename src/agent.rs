@@ -256,7 +256,9 @@ impl Agent {
 
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
-        self.shared.lanes.state.borrow().is_connected()
+        // A task that ended with its runtime left its last state behind.
+        let state = &self.shared.lanes.state;
+        state.has_changed().is_ok() && state.borrow().is_connected()
     }
 
     /// The state of the connection, to look at or to wait for a change of.
