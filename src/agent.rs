@@ -139,8 +139,9 @@ impl Agent {
     ///
     /// [`Error::outcome`] tells whether it is safe to try again. Kinds:
     /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic), [`TooLarge`](crate::ErrorKind::TooLarge),
-    /// [`Timeout`](crate::ErrorKind::Timeout), [`Offline`](crate::ErrorKind::Offline),
-    /// [`QueueFull`](crate::ErrorKind::QueueFull), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before it
+    /// [`PublishRefused`](crate::ErrorKind::PublishRefused), [`Timeout`](crate::ErrorKind::Timeout),
+    /// [`Offline`](crate::ErrorKind::Offline), [`QueueFull`](crate::ErrorKind::QueueFull) (only with
+    /// [`Offline::Queue`](crate::Offline::Queue)), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before it
     /// was written), [`Closed`](crate::ErrorKind::Closed).
     pub fn publish<T>(&self, topic: T, payload: impl Into<Bytes>) -> Publish
     where
@@ -157,8 +158,10 @@ impl Agent {
     /// # Errors
     ///
     /// [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull): as many messages wait as
-    /// [`max_queued`](Options::max_queued) or [`max_queued_bytes`](Options::max_queued_bytes) allow. The new message is
-    /// the one refused.
+    /// [`max_queued`](Options::max_queued) or [`max_queued_bytes`](Options::max_queued_bytes) allow, or they come
+    /// faster than the agent's task takes them. The new message is the one refused.
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed), [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic),
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge).
     pub fn try_publish<T>(&self, topic: T, payload: impl Into<Bytes>) -> Result<(), Error>
     where
         T: TryInto<Topic>,
@@ -245,7 +248,9 @@ impl Agent {
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if no reply came, with [`Error::outcome`] telling whether the
     /// request left; [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the
     /// reply filter; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) without a
-    /// [`reply_to`](Request::reply_to); those of [`publish`](Self::publish).
+    /// [`reply_to`](Request::reply_to); [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
+    /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter), [`TooLarge`](crate::ErrorKind::TooLarge),
+    /// [`Offline`](crate::ErrorKind::Offline), [`Closed`](crate::ErrorKind::Closed).
     pub fn request<T>(&self, topic: T, payload: impl Into<Bytes>) -> Request
     where
         T: TryInto<Topic>,
@@ -261,7 +266,8 @@ impl Agent {
         state.has_changed().is_ok() && state.borrow().is_connected()
     }
 
-    /// The state of the connection, to look at or to wait for a change of.
+    /// The state of the connection, to look at or to wait for a change of. The receiver does not keep the agent alive;
+    /// after the end it shows [`State::Closed`], and waiting for anything else is an error.
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) {

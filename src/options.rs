@@ -59,14 +59,16 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Offline {
-    /// Fail at once with [`ErrorKind::Offline`](crate::ErrorKind::Offline).
+    /// Fail at once with [`ErrorKind::Offline`](crate::ErrorKind::Offline), also when the connection is lost while the
+    /// message waits to be sent.
     Fail,
     /// Wait for a connection until the call's deadline. A caller that gives up takes the message back: it is never
     /// sent later.
     #[default]
     Wait,
     /// Hand the message over: the call returns [`Delivery::Queued`](crate::Delivery::Queued) and the agent sends it
-    /// once it is connected, whatever becomes of the caller. For anything but a publish this is [`Wait`](Self::Wait).
+    /// once it is connected, whatever becomes of the caller and its deadline; at most
+    /// [`max_queued`](Options::max_queued) of them. For anything but a publish this is [`Wait`](Self::Wait).
     Queue,
 }
 
@@ -290,6 +292,16 @@ impl Options {
     /// User name and password from an async function that is called before each CONNECT: for tokens that expire.
     /// Its error counts as a failed attempt to connect. The attempt's [`connect_timeout`](Self::connect_timeout)
     /// includes it.
+    ///
+    /// ```
+    /// use mqtt_agent::{Login, Options};
+    ///
+    /// # async fn fresh_token() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// let options = Options::new("localhost").credentials_from(|| async {
+    ///     let token = fresh_token().await?;
+    ///     Ok(Login::new("web", token))
+    /// });
+    /// ```
     #[must_use]
     pub fn credentials_from<F, R>(mut self, login: F) -> Self
     where

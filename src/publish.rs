@@ -78,7 +78,8 @@ impl Publish {
         self
     }
 
-    /// How long the call may take, counted from when it is awaited. After that it is neither sent nor sent again.
+    /// How long the call may take, counted from when it is awaited or made a future. After that it is neither sent nor
+    /// sent again.
     /// Default: the agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -92,12 +93,15 @@ impl Publish {
     }
 
     /// Hands the message over without waiting: it is sent as soon as that is possible, and nobody hears of its
-    /// outcome. The same as [`Agent::try_publish`], with all the settings; a deadline does not apply.
+    /// outcome. The same as [`Agent::try_publish`], with any quality of service and retained or not;
+    /// [`timeout`](Self::timeout) and [`offline`](Self::offline) do not apply, for there is no call to end.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull) when there is no room for it,
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end, and those of an invalid message.
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end,
+    /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic) and
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) for a message that cannot be sent.
     pub fn try_send(self) -> Result<(), Error> {
         let topic = self.topic.and_then(|topic| check_size(topic, &self.payload, self.qos))?;
         let share = self.agent.take_share(topic.as_str().len() + self.payload.len())?;

@@ -54,8 +54,8 @@ impl Request {
         self
     }
 
-    /// How long the whole call may take, counted from when it is awaited: waiting for its turn, subscribing, the
-    /// request, the reply. Default: the agent's [`timeout`](crate::Options::timeout).
+    /// How long the whole call may take, counted from when it is awaited or made a future: waiting for its turn,
+    /// subscribing, the request, the reply. Default: the agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -68,7 +68,21 @@ impl Request {
     }
 
     /// Awaits this many replies instead of one: from several devices that answer, or one that answers in parts. An
-    /// error has those that came in [`Error::messages`].
+    /// error has those that came in [`Error::messages`]. The last setting of a call: the others go before it.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let call = agent.request("fleet/ping", "").reply_to("fleet/+/pong").timeout(Duration::from_secs(2));
+    /// let pongs = match call.replies(20).await {
+    ///     Ok(pongs) => pongs,
+    ///     Err(error) if error.is_timeout() => error.into_messages(), // those that answered in time
+    ///     Err(error) => return Err(error),
+    /// };
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn replies(self, count: usize) -> RequestMany {
         RequestMany { request: self, count }
     }

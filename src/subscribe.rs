@@ -150,7 +150,7 @@ impl Subscribe {
         self
     }
 
-    /// How long to wait for the broker's confirmation. Default: the agent's [`timeout`](crate::Options::timeout).
+    /// How long to wait for the broker's confirmation, counted from when this is awaited or made a future. Default: the agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -277,7 +277,7 @@ impl Subscription {
     }
 
     /// Ends the subscription and returns when the broker has confirmed (UNSUBACK), at once where others still want the
-    /// filters, also those of a clone. Without a connection it waits for the next one.
+    /// filters, also those of a clone. Without a connection it waits for the next one, with no deadline of its own.
     ///
     /// # Cancel safety
     ///
