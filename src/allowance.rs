@@ -7,12 +7,21 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use crate::Topic;
+
 #[derive(Debug)]
 pub(crate) struct Allowance {
     messages: AtomicUsize,
     bytes: AtomicUsize,
     max_messages: usize,
     max_bytes: usize,
+}
+
+/// What a message takes of the bytes allowed.
+pub(crate) fn weight(topic: &Topic, payload: &Bytes) -> usize {
+    topic.as_str().len() + payload.len()
 }
 
 /// The share of one message; given back when dropped.

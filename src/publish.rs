@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::agent::Agent;
+use crate::allowance::weight;
 use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Reply};
 use crate::options::Offline;
@@ -104,7 +105,7 @@ impl Publish {
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) for a message that cannot be sent.
     pub fn try_send(self) -> Result<(), Error> {
         let topic = self.topic.and_then(|topic| check_size(topic, &self.payload, self.qos))?;
-        let share = self.agent.take_share(topic.as_str().len() + self.payload.len())?;
+        let share = self.agent.take_share(weight(&topic, &self.payload))?;
         let command = command::Publish {
             topic,
             payload: self.payload,

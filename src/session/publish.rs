@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use slotmap::SlotMap;
 use tokio::time::Instant;
 
@@ -11,12 +11,12 @@ use super::in_flight::On;
 use super::queue::{Place, Queue};
 use super::request::RequestKey;
 use super::{Due, Entry, Session};
-use crate::allowance::{Allowance, Share};
+use crate::allowance::{weight, Allowance, Share};
 use crate::command::{self, Reply};
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::wire::{self, Codec, Outbound, PacketId};
-use crate::{Error, Outcome, QoS, Topic};
+use crate::{Error, Outcome, QoS};
 
 slotmap::new_key_type! {
     /// Names a publish whose caller waits.
@@ -178,11 +178,6 @@ const KEPT: usize = 1024;
 
 /// Up to this many messages are not worth a sweep.
 const MIN_SWEEP: usize = 1024;
-
-/// What a message takes of the allowance, in bytes.
-pub(crate) fn weight(topic: &Topic, payload: &Bytes) -> usize {
-    topic.as_str().len() + payload.len()
-}
 
 impl Session {
     pub(super) fn handle_publish(&mut self, command: command::Publish, now: Instant) {
