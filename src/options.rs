@@ -59,8 +59,8 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Offline {
-    /// Fail at once with [`ErrorKind::Offline`](crate::ErrorKind::Offline), also when the connection is lost while the
-    /// message waits to be sent.
+    /// Fail at once with [`ErrorKind::Offline`](crate::ErrorKind::Offline), also when the connection is lost before the
+    /// message was sent or the subscription confirmed.
     Fail,
     /// Wait for a connection until the call's deadline. A caller that gives up takes the message back: it is never
     /// sent later.

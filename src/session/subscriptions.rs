@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::request::ReplyQueue;
 use crate::command::{Event, Feed, Notice, Reply, SubscriberKey};
+use crate::options::Offline;
 use crate::router::Router;
 use crate::subscribe::Retained;
 use crate::{Filter, Message, QoS};
@@ -141,6 +142,7 @@ pub(super) enum Sink {
         events: broadcast::Sender<Event>,
         first: broadcast::Receiver<Event>,
         reply: Reply<Feed>,
+        offline: Offline,
     },
     Stream(broadcast::Sender<Event>),
     Replies(ReplyQueue),
