@@ -247,7 +247,8 @@ impl Agent {
     ///
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if no reply came, with [`Error::outcome`] telling whether the
     /// request left; [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the
-    /// reply filter; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) without a
+    /// reply filter, [`ErrorKind::PublishRefused`](crate::ErrorKind::PublishRefused) if it refuses the message;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) without a
     /// [`reply_to`](Request::reply_to); [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
     /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter), [`TooLarge`](crate::ErrorKind::TooLarge),
     /// [`Offline`](crate::ErrorKind::Offline), [`Closed`](crate::ErrorKind::Closed).

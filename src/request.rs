@@ -38,7 +38,9 @@ impl Request {
     }
 
     /// The topic, or filter, on which the reply will come. Calls with the same one take turns, because nothing in a
-    /// plain reply says which call it answers; calls with different ones run at the same time.
+    /// plain reply says which call it answers; calls with different ones run at the same time. For the same reason a
+    /// reply that comes after its call has ended is taken for that of the next call, if that has been sent by then:
+    /// where devices may answer late, give each call a reply topic of its own, or put an id into the payload.
     pub fn reply_to<F>(mut self, filter: F) -> Self
     where
         F: TryInto<Filter>,

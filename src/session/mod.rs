@@ -182,10 +182,10 @@ impl Session {
         match inbound {
             Inbound::Publish(incoming) => self.handle_incoming(incoming, now),
             Inbound::Oversized { qos, id, size } => self.handle_oversized(qos, id, size),
-            Inbound::PubAck { id, refused } => self.handle_puback(id, refused),
-            Inbound::PubRec { id, refused } => self.handle_pubrec(id, refused),
+            Inbound::PubAck { id, refused } => self.handle_puback(id, refused, now),
+            Inbound::PubRec { id, refused } => self.handle_pubrec(id, refused, now),
             Inbound::PubRel(id) => self.receiving.handle_pubrel(id),
-            Inbound::PubComp(id) => self.handle_pubcomp(id),
+            Inbound::PubComp(id) => self.handle_pubcomp(id, now),
             Inbound::SubAck { id, granted } => return self.handle_suback(id, &granted, now),
             Inbound::UnsubAck(id) => self.handle_unsuback(id),
             Inbound::PingResp => {}

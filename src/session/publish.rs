@@ -346,18 +346,18 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_puback(&mut self, id: PacketId, refused: Option<u8>) {
+    pub(super) fn handle_puback(&mut self, id: PacketId, refused: Option<u8>, now: Instant) {
         // Some brokers answer a QoS 2 publish this way; it has arrived, so it counts as acknowledged.
         if let Some((On::Published, Entry::Publish(_))) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, refused.map_or(Ok(Delivery::Acknowledged), refuse));
+            self.settle_acked(id, refused.map_or(Ok(Delivery::Acknowledged), refuse), now);
         }
     }
 
-    pub(super) fn handle_pubrec(&mut self, id: PacketId, refused: Option<u8>) {
+    pub(super) fn handle_pubrec(&mut self, id: PacketId, refused: Option<u8>, now: Instant) {
         match self.in_flight.get_mut(id) {
             // A refusal ends the handshake: there is nothing to release.
             Some((On::Published, Entry::Publish(_))) if refused.is_some() => {
-                return self.settle_acked(id, refused.map_or(Ok(Delivery::Completed), refuse));
+                return self.settle_acked(id, refused.map_or(Ok(Delivery::Completed), refuse), now);
             }
             Some((On::Published, Entry::Publish(outgoing))) if outgoing.publish.qos == QoS::ExactlyOnce => {
                 outgoing.repeat = false;
@@ -370,16 +370,18 @@ impl Session {
         self.receiving.release(id);
     }
 
-    pub(super) fn handle_pubcomp(&mut self, id: PacketId) {
+    pub(super) fn handle_pubcomp(&mut self, id: PacketId, now: Instant) {
         if let Some((On::Released, _)) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, Ok(Delivery::Completed));
+            self.settle_acked(id, Ok(Delivery::Completed), now);
         }
     }
 
-    fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>) {
-        if let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) {
-            self.counters.acked().add(u64::from(answer.is_ok()));
-            self.publishes.settle(outgoing.owner, answer);
+    fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>, now: Instant) {
+        let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) else { return };
+        self.counters.acked().add(u64::from(answer.is_ok()));
+        match (outgoing.owner, answer) {
+            (Owner::Request(request), Err(error)) => self.refuse_request(request, error, now),
+            (owner, answer) => self.publishes.settle(owner, answer),
         }
     }
 
