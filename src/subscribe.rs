@@ -167,7 +167,8 @@ impl Subscribe {
         self
     }
 
-    /// How long to wait for the broker's confirmation, counted from when this is awaited or made a future. Default: the agent's [`timeout`](crate::Options::timeout).
+    /// How long to wait for the broker's confirmation, counted from when this is awaited or made a future. Default: the
+    /// agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
