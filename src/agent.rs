@@ -174,7 +174,8 @@ impl Agent {
     ///
     /// Awaited, it returns when the broker has confirmed all of them (SUBACK), at once where the agent holds them
     /// already: however many subscribers a filter has, the broker sees one. Without a connection it does what its
-    /// [`offline`](Subscribe::offline) says.
+    /// [`offline`](Subscribe::offline) says; filters that the agent holds already are asked for again at the next one,
+    /// and nobody waits for that.
     ///
     /// # Cancel safety
     ///

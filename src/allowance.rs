@@ -1,8 +1,8 @@
 //! How much may be handed over to the agent to be sent later.
 //!
-//! A call that is awaited needs no bound of its own: its caller waits with it, and its deadline takes it back. A message
-//! that was handed over has neither, so it takes a share of this, from the moment it is accepted until it is written or
-//! given up.
+//! A call that is awaited needs no bound of its own: its caller waits with it, and its deadline takes it back. A
+//! message that was handed over has neither, so it takes a share of this, from the moment it is accepted until it is
+//! encoded or, at QoS 1 and 2, acknowledged.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;

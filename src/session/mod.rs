@@ -5,8 +5,9 @@
 //! to callers and messages to streams go out through channels that take them without waiting.
 //!
 //! One file per subject, each an `impl Session` beside the state it keeps:
-//! `publish` (queue, acknowledgements, replay), `receive` (incoming messages and their acknowledgements), `subscriptions`
-//! and `subscribe` (filters and who shares them), `request` (calls and their replies), `close`.
+//! `publish` (sending, acknowledgements, replay), `receive` (incoming messages and their acknowledgements),
+//! `subscriptions` and `subscribe` (filters and who shares them), `request` (calls and their replies), `close`. Below
+//! them, knowing nothing of a session: `queue`, `in_flight` (packet identifiers), `deadlines`, `keep_alive`.
 
 use std::sync::Arc;
 use std::time::Duration;
