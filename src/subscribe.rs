@@ -379,9 +379,10 @@ mod tests {
             filters.into_filters().unwrap().into_iter().map(String::from).collect()
         }
         let both = ["a", "b/#"];
+        let (lent, topic) = (&both, &Topic::new("a").unwrap());
         let owned: Vec<String> = both.map(Into::into).into();
         assert_eq!(texts(both), both);
-        assert_eq!(texts(&both), both);
+        assert_eq!(texts(lent), both);
         assert_eq!(texts(&both[..]), both);
         assert_eq!(texts(both.to_vec()), both);
         assert_eq!(texts(&owned), both);
@@ -389,7 +390,7 @@ mod tests {
         assert_eq!(texts(owned), both);
         assert_eq!(texts(both.map(|text| Filter::new(text).unwrap())), both);
         assert_eq!(texts("a"), ["a"]);
-        assert_eq!(texts(&Topic::new("a").unwrap()), ["a"]);
+        assert_eq!(texts(topic), ["a"]);
         assert!(["a", "#/b"].into_filters().is_err());
     }
 }
