@@ -620,11 +620,11 @@ async fn more_calls_at_once_than_the_lane_holds_are_all_taken() {
     let server = Scripted::listen().await;
     let (agent, _peer) = held_offline(&server, options(&server.url())).await;
     // All are polled before the agent's task runs.
-    let calls = (0..20_000).map(|_| agent.publish("a", "x").offline(Offline::Queue).into_future());
+    let calls = (0..17_000).map(|_| agent.publish("a", "x").offline(Offline::Queue).into_future());
     for call in within(LIMIT, "the hand-over", join_all(calls)).await {
         assert_eq!(call.unwrap(), Delivery::Queued);
     }
-    let calls = (0..20_000).map(|_| agent.publish("a", "x").offline(Offline::Fail).into_future());
+    let calls = (0..17_000).map(|_| agent.publish("a", "x").offline(Offline::Fail).into_future());
     for call in within(LIMIT, "the refusals", join_all(calls)).await {
         assert_eq!(call.unwrap_err().kind(), ErrorKind::Offline);
     }
