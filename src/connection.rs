@@ -18,11 +18,13 @@ pub(crate) struct Connection {
     pub(crate) session_present: bool,
     pub(crate) input: BytesMut,
     pub(crate) output: BytesMut,
+    /// The size of the next block to read into.
+    block: usize,
 }
 
-/// Each read is given at least this much space; a message that is kept keeps the block it was read into.
+/// The blocks that reads go into; a message that is kept keeps the block it was read into.
 const READ_BLOCK: usize = 8 * 1024;
-/// The space for a read that follows one which filled its block.
+/// What the blocks grow to while reads fill them.
 const READ_BURST: usize = 64 * 1024;
 /// A buffer that grew beyond this for one large packet is given back.
 const KEPT_OUTPUT: usize = 256 * 1024;
@@ -73,7 +75,7 @@ impl Connection {
             match codec.decode(&mut input)? {
                 Some(Inbound::ConnAck(answer)) => {
                     let session_present = answer.map_err(Error::refused)?.session_present;
-                    return Ok(Self { stream, codec, session_present, input, output });
+                    return Ok(Self { stream, codec, session_present, input, output, block: READ_BLOCK });
                 }
                 Some(_) => return Err(Error::protocol("the broker's first packet is not a CONNACK")),
                 None => {}
@@ -86,17 +88,23 @@ impl Connection {
 
     /// Reads what is there into `input`; the number of bytes, never zero.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
-        // A full block means that more is to come, so the next is larger.
-        let block =
-            if self.input.capacity() == self.input.len() && !self.input.is_empty() { READ_BURST } else { READ_BLOCK };
-        if self.input.capacity() - self.input.len() < READ_BLOCK / 4 {
-            self.input.reserve(block);
+        if self.input.capacity() - self.input.len() < self.block / 4 {
+            self.input.reserve(self.block);
         }
+        let space = self.input.capacity() - self.input.len();
         // `read_buf` keeps nothing between polls, so a fresh one each time loses nothing.
         let read = pin!(self.stream.read_buf(&mut self.input));
         match ready!(std::future::Future::poll(read, cx)) {
             Ok(0) => Poll::Ready(Err(closed())),
-            Ok(bytes) => Poll::Ready(Ok(bytes)),
+            Ok(bytes) => {
+                // A full block means that more is to come, a nearly empty one that the rush is over.
+                if bytes == space {
+                    self.block = (self.block * 2).min(READ_BURST);
+                } else if bytes < READ_BLOCK / 4 {
+                    self.block = READ_BLOCK;
+                }
+                Poll::Ready(Ok(bytes))
+            }
             Err(error) => Poll::Ready(Err(lost(error))),
         }
     }

@@ -378,6 +378,16 @@ impl Options {
         self.client_id.clone().unwrap_or_else(|| std::iter::repeat_with(fastrand::alphanumeric).take(LENGTH).collect())
     }
 
+    /// The packet identifier to begin with. A broker that kept a session may hold identifiers of QoS 2 messages of an
+    /// earlier process, and would take a new message under one of them for a repetition; chance keeps clear of them.
+    pub(crate) fn first_packet_id(&self) -> u16 {
+        if self.clean_session {
+            1
+        } else {
+            fastrand::u16(1..)
+        }
+    }
+
     /// `host:port` for messages to people.
     pub(crate) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)

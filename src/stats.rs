@@ -43,6 +43,9 @@ counters! {
     oversized,
     /// Messages that streams lost because they were not taken in time.
     lagged,
+    /// Messages that were handed over and given up, because ten connections in a row ended on them without an
+    /// acknowledgement: some brokers close the connection on a message that they do not allow.
+    given_up,
     /// Replies that came when no request waited for them any more.
     late_replies,
     /// Connections that were made after the first.

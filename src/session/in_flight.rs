@@ -11,7 +11,9 @@ use crate::wire::PacketId;
 /// iteration and [`clear`](Self::clear).
 #[derive(Debug)]
 pub(crate) struct InFlight<T> {
-    /// `slots[id - 1]`; grown as identifiers are first used.
+    /// The identifier of `slots[0]`; the others follow, and 1 follows 65,535.
+    first: PacketId,
+    /// Grown as identifiers are first used.
     slots: Vec<Slot<T>>,
     free: VecDeque<PacketId>,
     lists: [List; 3],
@@ -43,12 +45,16 @@ struct List {
     len: usize,
 }
 
+/// How many identifiers there are: all but 0.
+const IDS: usize = PacketId::MAX as usize;
+
 /// Above this many slots, an empty table gives its memory back.
 const KEPT_SLOTS: usize = 256;
 
 impl<T> InFlight<T> {
-    pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: VecDeque::new(), lists: [List::default(); 3] }
+    /// `first` is the identifier to begin with.
+    pub(crate) fn new(first: PacketId) -> Self {
+        Self { first: first.max(1), slots: Vec::new(), free: VecDeque::new(), lists: [List::default(); 3] }
     }
 
     pub(crate) fn len(&self, on: On) -> usize {
@@ -66,7 +72,7 @@ impl<T> InFlight<T> {
             Some(id) => id,
             None if self.slots.len() < usize::from(PacketId::MAX) => {
                 self.slots.push(Slot { entry: None, previous: 0, next: 0 });
-                self.slots.len() as PacketId
+                self.id_of(self.slots.len() - 1)
             }
             None => return Err(entry),
         };
@@ -76,7 +82,8 @@ impl<T> InFlight<T> {
     }
 
     pub(crate) fn get_mut(&mut self, id: PacketId) -> Option<(On, &mut T)> {
-        let slot = self.slots.get_mut(usize::from(id).checked_sub(1)?)?;
+        let index = self.index_of(id)?;
+        let slot = self.slots.get_mut(index)?;
         slot.entry.as_mut().map(|(on, entry)| (*on, entry))
     }
 
@@ -97,7 +104,7 @@ impl<T> InFlight<T> {
         let (_, entry) = self.slot(id).entry.take()?;
         self.free.push_back(id);
         if self.free.len() == self.slots.len() && self.slots.len() > KEPT_SLOTS {
-            *self = Self::new();
+            *self = Self::new(self.first);
         }
         Some(entry)
     }
@@ -105,7 +112,7 @@ impl<T> InFlight<T> {
     /// The identifiers on a list, in order.
     pub(crate) fn ids(&self, on: On) -> impl Iterator<Item = PacketId> + '_ {
         let listed = |id: PacketId| (id != 0).then_some(id);
-        let next = move |id: &PacketId| listed(self.slots[usize::from(*id) - 1].next);
+        let next = move |id: &PacketId| listed(self.slots[self.index_of(*id)?].next);
         std::iter::successors(listed(self.lists[on as usize].first), next)
     }
 
@@ -115,8 +122,19 @@ impl<T> InFlight<T> {
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
+    fn index_of(&self, id: PacketId) -> Option<usize> {
+        let (id, first) = (usize::from(id), usize::from(self.first));
+        (id != 0).then(|| (id + IDS - first) % IDS)
+    }
+
+    fn id_of(&self, index: usize) -> PacketId {
+        ((usize::from(self.first) - 1 + index) % IDS + 1) as PacketId
+    }
+
+    /// Of an identifier that is or was in use.
     fn slot(&mut self, id: PacketId) -> &mut Slot<T> {
-        &mut self.slots[usize::from(id) - 1]
+        let index = self.index_of(id).unwrap_or_default();
+        &mut self.slots[index]
     }
 
     fn append(&mut self, on: On, id: PacketId) {
@@ -154,7 +172,7 @@ mod tests {
 
     #[test]
     fn all_identifiers_can_be_in_use_and_the_next_is_refused() {
-        let mut in_flight = InFlight::new();
+        let mut in_flight = InFlight::new(1);
         let ids: std::collections::HashSet<_> =
             (0..65_535).map(|n| in_flight.insert(On::Published, n).unwrap()).collect();
         assert_eq!(ids.len(), 65_535);
@@ -165,8 +183,19 @@ mod tests {
     }
 
     #[test]
+    fn identifiers_may_begin_anywhere() {
+        for first in [1, 2, 40_000, 65_535] {
+            let mut in_flight = InFlight::new(first);
+            let ids: Vec<_> = (0..65_535).map(|n| in_flight.insert(On::Published, n).unwrap()).collect();
+            assert_eq!(ids[0], first);
+            assert_eq!(in_flight.ids(On::Published).collect::<Vec<_>>(), ids);
+            assert_eq!(in_flight.clear(On::Published), (0..65_535).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn a_burst_gives_its_memory_back() {
-        let mut in_flight = InFlight::new();
+        let mut in_flight = InFlight::new(1);
         let ids: Vec<_> = (0..10_000).map(|n| in_flight.insert(On::Published, n).unwrap()).collect();
         for id in ids {
             in_flight.remove(id);
@@ -177,7 +206,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_agrees_with_plain_lists(steps in proptest::collection::vec((0..4u8, any::<u16>()), 0..400)) {
-            let mut in_flight = InFlight::new();
+            let mut in_flight = InFlight::new(1);
             let mut lists: [Vec<(PacketId, u16)>; 3] = Default::default();
             for (step, value) in steps {
                 let pick = |lists: &[Vec<(PacketId, u16)>; 3]| {

@@ -120,7 +120,7 @@ impl Session {
         Self {
             limits,
             connection: None,
-            in_flight: InFlight::new(),
+            in_flight: InFlight::new(options.first_packet_id()),
             publishes: Publishes::new(allowance),
             receiving: Receiving::new(),
             subscriptions: Subscriptions::new(notices),
@@ -174,7 +174,7 @@ impl Session {
         let Some(connection) = self.connection.take() else { return };
         // An acknowledgement sent on the next connection could name another message (MQTT-4.3.2 and 4.3.3 start anew).
         self.receiving.forget_connection();
-        self.suspend_publishes(connection.written);
+        self.suspend_publishes(connection.written, now);
         self.suspend_subscriptions();
         self.suspend_requests(now);
     }

@@ -37,7 +37,21 @@ pub(super) struct Publishes {
     sent: u64,
     /// The length of the queue at which messages whose callers left are swept out of it.
     sweep_at: usize,
+    suspicion: Suspicion,
 }
+
+/// Some brokers answer a message that they do not allow by closing the connection. Nobody waits for a message that was
+/// handed over, so it would be sent again for ever, and nothing behind it would get through.
+#[derive(Debug, Default)]
+struct Suspicion {
+    /// The first message that was unacknowledged when the last connections ended, and how many that were, one after the
+    /// other, without any acknowledgement.
+    rank: u64,
+    connections: u32,
+}
+
+/// After so many the message is given up. A line that is merely bad gets an acknowledgement through before that.
+const GIVE_UP_AFTER: u32 = 10;
 
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -99,6 +113,7 @@ impl Publishes {
             unwritten: VecDeque::new(),
             sent: 0,
             sweep_at: MIN_SWEEP,
+            suspicion: Suspicion::default(),
         }
     }
 
@@ -379,6 +394,7 @@ impl Session {
     fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>, now: Instant) {
         let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) else { return };
         self.counters.acked().add(u64::from(answer.is_ok()));
+        self.publishes.suspicion = Suspicion::default();
         match (outgoing.owner, answer) {
             (Owner::Request(request), Err(error)) => self.refuse_request(request, error, now),
             (owner, answer) => self.publishes.settle(owner, answer),
@@ -397,13 +413,14 @@ impl Session {
     }
 
     /// The connection is lost: what was encoded at QoS 0 will not be sent again, so its fate is decided now.
-    pub(super) fn suspend_publishes(&mut self, written: u64) {
+    pub(super) fn suspend_publishes(&mut self, written: u64, now: Instant) {
         self.publishes.repeat.clear();
         for Unwritten { start, call, .. } in std::mem::take(&mut self.publishes.unwritten) {
             let outcome = if start < written { Outcome::Unknown } else { Outcome::NotSent };
             let error = Error::connection("the connection was lost before the message was written");
             self.publishes.settle(Owner::Call(call), Err(error.with_outcome(outcome)));
         }
+        self.suspect_first(now);
         // What waits unsent is taken back, or handed over, as its caller chose for times without a connection. What
         // was sent before stays in doubt, as it was in flight.
         let Publishes { queue, calls, allowance, .. } = &mut self.publishes;
@@ -431,6 +448,26 @@ impl Session {
             outgoing.deadline = None;
             false
         });
+    }
+
+    /// A connection ended: was it because of the first message that it should have acknowledged?
+    fn suspect_first(&mut self, now: Instant) {
+        let Some(id) = self.in_flight.ids(On::Published).next() else { return };
+        let Some((_, Entry::Publish(first))) = self.in_flight.get_mut(id) else { return };
+        let suspicion = &mut self.publishes.suspicion;
+        if suspicion.rank != first.rank {
+            *suspicion = Suspicion { rank: first.rank, connections: 0 };
+        }
+        suspicion.connections += 1;
+        // One with a deadline is not sent again for ever.
+        if suspicion.connections < GIVE_UP_AFTER || first.deadline.is_some() {
+            return;
+        }
+        tracing::warn!(topic = %first.publish.topic, "given up: {GIVE_UP_AFTER} connections ended on this message");
+        self.counters.given_up().add(1);
+        // What has passed its deadline is not sent again.
+        first.deadline = Some(now);
+        self.publishes.suspicion = Suspicion::default();
     }
 
     /// A new connection. With the session everything unacknowledged goes out again under its identifier; without it,

@@ -31,7 +31,7 @@ impl Session {
         }
         self.subscriptions.sweep();
         let (events, first) = broadcast::channel(capacity);
-        let sink = Sink::Pending { events, first, reply, offline };
+        let sink = Sink::Pending { offline, events, first, reply };
         let subscriber = self.subscriptions.add(sink, &filters, qos, retained);
         if self.subscriptions.subscribers[subscriber].pending == 0 {
             self.establish(subscriber);
@@ -247,14 +247,15 @@ impl Session {
 
     /// What was asked and not answered is asked again on the next connection, for those who want to wait for it.
     pub(super) fn suspend_subscriptions(&mut self) {
-        let unwilling = |sink: &Sink| matches!(sink, Sink::Pending { offline: Offline::Fail, .. });
-        let entries = self.subscriptions.subscribers.iter();
-        let subscribers: Vec<_> = entries.filter(|(_, entry)| unwilling(&entry.sink)).map(|(key, _)| key).collect();
-        for subscriber in subscribers {
-            self.fail_subscriber(subscriber, Error::offline());
-        }
         for entry in self.in_flight.clear(On::Asked) {
             self.handle_unanswered(entry);
+        }
+        let subscribers = self.subscriptions.subscribers.iter();
+        let unwilling = subscribers
+            .filter(|(_, entry)| matches!(entry.sink, Sink::Pending { offline: Offline::Fail, .. }))
+            .map(|(key, _)| key);
+        for key in unwilling.collect::<Vec<_>>() {
+            self.fail_subscriber(key, Error::offline());
         }
     }
 

@@ -139,10 +139,10 @@ pub(super) struct Subscriber {
 pub(super) enum Sink {
     /// A stream whose caller waits for the SUBACKs.
     Pending {
+        offline: Offline,
         events: broadcast::Sender<Event>,
         first: broadcast::Receiver<Event>,
         reply: Reply<Feed>,
-        offline: Offline,
     },
     Stream(broadcast::Sender<Event>),
     Replies(ReplyQueue),
@@ -215,7 +215,8 @@ impl Subscriptions {
     }
 
     pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], qos: QoS, retained: Retained) -> SubscriberKey {
-        let subscriber = self.subscribers.insert(Subscriber { sink, filters: Vec::new(), pending: 0, delivery: 0 });
+        let keys = Vec::with_capacity(filters.len());
+        let subscriber = self.subscribers.insert(Subscriber { sink, filters: keys, pending: 0, delivery: 0 });
         for filter in filters {
             self.link(subscriber, filter, qos, retained);
         }
@@ -303,7 +304,15 @@ impl Subscriptions {
 
 impl Shared {
     fn new(filter: Filter) -> Self {
-        Self { filter, links: Vec::new(), asked: None, granted: None, step: Step::Settled, leaving: Vec::new() }
+        // Most filters have one subscriber, and there may be a hundred thousand filters.
+        Self {
+            filter,
+            links: Vec::with_capacity(1),
+            asked: None,
+            granted: None,
+            step: Step::Settled,
+            leaving: Vec::new(),
+        }
     }
 
     fn is_ready(&self, subscriber: SubscriberKey) -> bool {

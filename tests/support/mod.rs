@@ -186,6 +186,7 @@ const MISSING: &str = "mosquitto not found: its tests are skipped; apt-get insta
 ///     |broker| async move { ... }
 /// );
 /// ```
+#[allow(unused_macros)]
 macro_rules! broker_test {
     (
         $(#[$attribute:meta])*

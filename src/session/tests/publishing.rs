@@ -433,3 +433,38 @@ fn a_burst_gives_its_memory_back() {
         assert_eq!(bench.session.publishes.len(), 0, "round {round}");
     }
 }
+
+#[test]
+fn a_message_that_ends_each_connection_is_given_up_and_the_next_gets_through() {
+    for (qos, session_present) in [(QOS1, true), (QOS1, false), (QOS2, true), (QOS2, false)] {
+        let mut bench = Bench::connected();
+        bench.publish_for(None, "poison".into(), qos, Offline::Wait, None);
+        bench.publish_for(None, "fine".into(), QOS1, Offline::Wait, None);
+        for _ in 0..10 {
+            assert_eq!(payloads(&bench.sent()), ["poison", "fine"]);
+            bench.lose_connection();
+            bench.connect(session_present);
+        }
+        let sent = bench.sent();
+        assert_eq!(payloads(&sent), ["fine"], "{qos:?}, session present: {session_present}");
+        assert_eq!(sent.contains(&Sent::PubRel(1)), qos == QOS2 && session_present);
+        assert_eq!(bench.session.counters.snapshot().given_up, 1);
+    }
+}
+
+#[test]
+fn a_line_that_lets_an_acknowledgement_through_now_and_then_loses_nothing() {
+    let mut bench = Bench::connected();
+    for n in 0..20 {
+        bench.publish_for(None, n.to_string().into(), QOS1, Offline::Wait, None);
+    }
+    for id in 1..=20 {
+        for _ in 0..9 {
+            bench.lose_connection();
+            bench.connect(true);
+        }
+        assert_eq!(bench.sent().len(), 21 - usize::from(id));
+        bench.receive(Inbound::PubAck { id, refused: None });
+    }
+    bench.has_nothing();
+}

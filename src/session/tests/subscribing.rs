@@ -245,30 +245,6 @@ fn a_caller_of_unsubscribe_that_the_end_overtakes_is_told() {
 }
 
 #[test]
-fn a_lost_connection_fails_the_calls_that_do_not_want_to_wait_for_another() {
-    let mut bench = Bench::connected();
-    let (reply, mut fails) = Reply::channel();
-    bench.command(Command::Subscribe(Subscribe {
-        filters: vec![Filter::new("f").unwrap()],
-        qos: QOS1,
-        retained: IfFirst,
-        capacity: 1,
-        offline: Offline::Fail,
-        deadline: bench.now + LONG,
-        reply,
-    }));
-    let mut waits = bench.subscribe(&["g"]);
-    assert_eq!(bench.sent(), [subscribed(1, &[("f", QOS1), ("g", QOS1)])]);
-    bench.lose_connection();
-    assert_eq!(answered(&mut fails).unwrap_err().kind(), ErrorKind::Offline);
-    assert!(answer(&mut waits).is_none());
-    bench.connect(false);
-    assert_eq!(bench.sent(), [subscribed(1, &[("g", QOS1)])]);
-    bench.grant(1, &[QOS1]);
-    assert!(answered(&mut waits).is_ok());
-}
-
-#[test]
 fn a_call_that_is_never_confirmed_times_out_and_leaves_nothing() {
     let mut bench = Bench::new();
     let mut feed = bench.subscribe_within(&["a", "b"], QOS1, IfFirst, SECOND);
@@ -367,4 +343,25 @@ fn an_established_stream_takes_what_a_resumed_session_brings_before_its_filter_i
     bench.connect(true);
     bench.receive_publish("f", "x", QOS1, 1);
     assert_eq!(taken(&mut feed), ["x"]);
+}
+
+#[test]
+fn a_subscribe_that_does_not_wait_for_a_connection_fails_with_the_one_it_was_asked_on() {
+    let mut bench = Bench::connected();
+    let (reply, mut feed) = Reply::channel();
+    bench.command(Command::Subscribe(crate::command::Subscribe {
+        filters: vec![Filter::new("f").unwrap()],
+        qos: QOS1,
+        retained: IfFirst,
+        capacity: 4,
+        offline: Offline::Fail,
+        deadline: bench.now + LONG,
+        reply,
+    }));
+    bench.sent();
+    bench.lose_connection();
+    assert_eq!(answered(&mut feed).unwrap_err().kind(), ErrorKind::Offline);
+    bench.connect(false);
+    assert_eq!(bench.sent(), []);
+    bench.has_nothing();
 }
