@@ -4,16 +4,16 @@ use std::future::Future;
 use std::pin::{pin, Pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::yield_now;
-use tokio::time::{sleep_until, Instant, Sleep};
+use tokio::time::{sleep_until, timeout, Instant, Sleep};
 
 use crate::allowance::Allowance;
-use crate::collect::FAR;
 use crate::command::{Command, Notice, Reply};
 use crate::connection::Connection;
-use crate::options::Options;
+use crate::options::{Options, FAR};
 use crate::reconnect::Lost;
 use crate::session::Session;
 use crate::state::State;
@@ -63,6 +63,8 @@ const BATCH: usize = 256;
 const PACKETS: usize = 128;
 /// Turns before other tasks get theirs.
 const TURNS: usize = 16;
+/// How long the ended actor looks for commands that were being sent at that moment.
+const LATE: Duration = Duration::from_secs(1);
 
 impl Actor {
     /// `first` is told of the first connection; without it the agent keeps trying from the start.
@@ -149,6 +151,10 @@ impl Actor {
 
     fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         if self.session.is_closing() {
+            // The lane is closed; a sender that had its place before may have put its command there only now.
+            while let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
+                self.session.handle_command(command, now);
+            }
             return false;
         }
         match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
@@ -225,24 +231,24 @@ impl Actor {
                 self.failures = 0;
             }
         }
-        self.session.handle_disconnected(now);
         self.failures = self.failures.saturating_add(1);
         let lost = Lost { reason: error.clone(), attempt: self.failures };
         let delay = match self.first.is_some() {
             true => None,
             false => self.options.reconnect.delay(&lost),
         };
-        if let Some(first) = self.first.take() {
-            first.send(Err(error.clone()));
+        let retry_at = delay.map(|delay| now + delay.min(FAR));
+        self.link = Link::Waiting { until: retry_at.unwrap_or(now) };
+        // Before the callers are told: one that then looks at the state finds what it was told.
+        match retry_at {
+            Some(retry_at) => drop(self.state.send_replace(State::Disconnected { reason: error.clone(), retry_at })),
+            None => self.end = Some(error.clone()),
         }
-        let Some(retry_at) = delay.and_then(|delay| now.checked_add(delay)) else {
-            self.link = Link::Waiting { until: now };
-            self.end = Some(error);
-            return false;
-        };
-        self.link = Link::Waiting { until: retry_at };
-        self.state.send_replace(State::Disconnected { reason: error, retry_at });
-        true
+        self.session.handle_disconnected(now);
+        if let Some(first) = self.first.take() {
+            first.send(Err(error));
+        }
+        retry_at.is_some()
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
@@ -273,6 +279,13 @@ impl Actor {
         for reply in replies {
             reply.send(Ok(unfinished));
         }
+        // Whoever had a place in a lane when that was closed is given the time to use it: what comes later would be
+        // dropped by nobody, because its sender keeps the lane and waits.
+        self.notices.close();
+        while self.notices.recv().await.is_some() {}
+        let late = async { while self.commands.recv().await.is_some() {} };
+        // A call that is no longer polled keeps its place for ever.
+        let _ = timeout(LATE, late).await;
     }
 }
 

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use crate::actor::{Actor, Lanes};
 use crate::allowance::{Allowance, Share};
-use crate::call::Terms;
-use crate::collect::{Collect, FAR};
+use crate::call::deadline_after;
+use crate::collect::Collect;
 use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
-use crate::options::{Offline, Options};
+use crate::options::Options;
 use crate::publish::Publish;
 use crate::request::Request;
 use crate::state::State;
@@ -44,18 +44,6 @@ pub(crate) struct Shared {
     options: Arc<Options>,
     counters: Arc<Counters>,
     requests: AtomicU64,
-}
-
-impl Shared {
-    pub(crate) fn is_connected(&self) -> bool {
-        self.lanes.state.borrow().is_connected()
-    }
-}
-
-impl Terms {
-    pub(crate) fn new(offline: Offline, timeout: Duration) -> Self {
-        Self { offline, deadline: Instant::now() + timeout.min(FAR) }
-    }
 }
 
 impl Agent {
@@ -93,7 +81,7 @@ impl Agent {
     }
 
     /// Returns at once and connects in the background, trying again until it succeeds: for a service that starts
-    /// before its broker does. Calls meanwhile do what their [`Offline`] says.
+    /// before its broker does. Calls meanwhile do what their [`Offline`](crate::Offline) says.
     ///
     /// # Errors
     ///
@@ -151,8 +139,9 @@ impl Agent {
     ///
     /// [`Error::outcome`] tells whether it is safe to try again. Kinds:
     /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic), [`TooLarge`](crate::ErrorKind::TooLarge),
-    /// [`Timeout`](crate::ErrorKind::Timeout), [`Offline`](crate::ErrorKind::Offline),
-    /// [`QueueFull`](crate::ErrorKind::QueueFull), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before it
+    /// [`PublishRefused`](crate::ErrorKind::PublishRefused), [`Timeout`](crate::ErrorKind::Timeout),
+    /// [`Offline`](crate::ErrorKind::Offline), [`QueueFull`](crate::ErrorKind::QueueFull) (only with
+    /// [`Offline::Queue`](crate::Offline::Queue)), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before it
     /// was written), [`Closed`](crate::ErrorKind::Closed).
     pub fn publish<T>(&self, topic: T, payload: impl Into<Bytes>) -> Publish
     where
@@ -169,8 +158,10 @@ impl Agent {
     /// # Errors
     ///
     /// [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull): as many messages wait as
-    /// [`max_queued`](Options::max_queued) or [`max_queued_bytes`](Options::max_queued_bytes) allow. The new message is
-    /// the one refused.
+    /// [`max_queued`](Options::max_queued) or [`max_queued_bytes`](Options::max_queued_bytes) allow, or they come
+    /// faster than the agent's task takes them. The new message is the one refused.
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed), [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic),
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge).
     pub fn try_publish<T>(&self, topic: T, payload: impl Into<Bytes>) -> Result<(), Error>
     where
         T: TryInto<Topic>,
@@ -183,7 +174,8 @@ impl Agent {
     ///
     /// Awaited, it returns when the broker has confirmed all of them (SUBACK), at once where the agent holds them
     /// already: however many subscribers a filter has, the broker sees one. Without a connection it does what its
-    /// [`offline`](Subscribe::offline) says.
+    /// [`offline`](Subscribe::offline) says; filters that the agent holds already are asked for again at the next one,
+    /// and nobody waits for that.
     ///
     /// # Cancel safety
     ///
@@ -256,8 +248,11 @@ impl Agent {
     ///
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if no reply came, with [`Error::outcome`] telling whether the
     /// request left; [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the
-    /// reply filter; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) without a
-    /// [`reply_to`](Request::reply_to); those of [`publish`](Self::publish).
+    /// reply filter, [`ErrorKind::PublishRefused`](crate::ErrorKind::PublishRefused) if it refuses the message;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) without a
+    /// [`reply_to`](Request::reply_to); [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
+    /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter), [`TooLarge`](crate::ErrorKind::TooLarge),
+    /// [`Offline`](crate::ErrorKind::Offline), [`Closed`](crate::ErrorKind::Closed).
     pub fn request<T>(&self, topic: T, payload: impl Into<Bytes>) -> Request
     where
         T: TryInto<Topic>,
@@ -268,10 +263,13 @@ impl Agent {
 
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
-        self.shared.is_connected()
+        // A task that ended with its runtime left its last state behind.
+        let state = &self.shared.lanes.state;
+        state.has_changed().is_ok() && state.borrow().is_connected()
     }
 
-    /// The state of the connection, to look at or to wait for a change of.
+    /// The state of the connection, to look at or to wait for a change of. The receiver does not keep the agent alive;
+    /// after the end it shows [`State::Closed`], and waiting for anything else is an error.
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) {
@@ -299,7 +297,7 @@ impl Agent {
     ///
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the agent had ended before.
     pub async fn drain(&self, timeout: Duration) -> Result<Unfinished, Error> {
-        self.end(Some(Instant::now() + timeout.min(FAR))).await
+        self.end(Some(deadline_after(timeout))).await
     }
 
     /// Disconnects now: everything that waits gets an error, then the broker a DISCONNECT. Closing twice is no error.

@@ -1,11 +1,15 @@
 //! How much may be handed over to the agent to be sent later.
 //!
-//! A call that is awaited needs no bound of its own: its caller waits with it, and its deadline takes it back. A message
-//! that was handed over has neither, so it takes a share of this, from the moment it is accepted until it is written or
-//! given up.
+//! A call that is awaited needs no bound of its own: its caller waits with it, and its deadline takes it back. A
+//! message that was handed over has neither, so it takes a share of this, from the moment it is accepted until it is
+//! encoded or, at QoS 1 and 2, acknowledged.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::Topic;
 
 #[derive(Debug)]
 pub(crate) struct Allowance {
@@ -13,6 +17,11 @@ pub(crate) struct Allowance {
     bytes: AtomicUsize,
     max_messages: usize,
     max_bytes: usize,
+}
+
+/// What a message takes of the bytes allowed.
+pub(crate) fn weight(topic: &Topic, payload: &Bytes) -> usize {
+    topic.as_str().len() + payload.len()
 }
 
 /// The share of one message; given back when dropped.

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{ready, Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
@@ -11,7 +12,7 @@ use tokio::time::{timeout_at, Instant};
 
 use crate::agent::Shared;
 use crate::command::Command;
-use crate::options::Offline;
+use crate::options::FAR;
 use crate::Error;
 
 /// A call that starts when it is first polled. Dropping it withdraws what was not sent.
@@ -27,9 +28,9 @@ enum Stage<T> {
         shared: Arc<Shared>,
         command: Command,
         answer: Answer<T>,
-        terms: Terms,
+        deadline: Instant,
     },
-    /// The lane to the actor is full.
+    /// The lane to the actor is full. The actor always reads it, connected or not, so this does not last.
     Queueing {
         sending: Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>,
         answer: Answer<T>,
@@ -43,16 +44,14 @@ enum Stage<T> {
     Done,
 }
 
-/// What a call agrees to.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
-    pub(crate) offline: Offline,
-    pub(crate) deadline: Instant,
+/// When something that starts now is out of time.
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(FAR)
 }
 
 impl<T> Call<T> {
-    pub(crate) fn new(shared: Arc<Shared>, command: Command, answer: Answer<T>, terms: Terms) -> Self {
-        Self { stage: Stage::Start { shared, command, answer, terms } }
+    pub(crate) fn new(shared: Arc<Shared>, command: Command, answer: Answer<T>, deadline: Instant) -> Self {
+        Self { stage: Stage::Start { shared, command, answer, deadline } }
     }
 
     /// A call whose arguments cannot be used.
@@ -95,23 +94,19 @@ impl<T> Call<T> {
     }
 
     fn start(&mut self) {
-        let Stage::Start { shared, command, answer, terms } = std::mem::replace(&mut self.stage, Stage::Done) else {
+        let Stage::Start { shared, command, answer, deadline } = std::mem::replace(&mut self.stage, Stage::Done) else {
             return;
         };
         self.stage = match shared.lanes.commands.try_send(command) {
             Ok(()) => Stage::Waiting { answer, _open: shared },
             Err(TrySendError::Closed(_)) => Stage::Refused(Error::closed()),
-            Err(TrySendError::Full(_)) if terms.offline == Offline::Queue => Stage::Refused(Error::queue_full()),
-            Err(TrySendError::Full(_)) if terms.offline == Offline::Fail && !shared.is_connected() => {
-                Stage::Refused(Error::offline())
-            }
             Err(TrySendError::Full(command)) => {
                 let commands = shared.lanes.commands.clone();
                 let sending = async move {
-                    match timeout_at(terms.deadline, commands.send(command)).await {
+                    match timeout_at(deadline, commands.send(command)).await {
                         Ok(Ok(())) => Ok(()),
                         Ok(Err(_)) => Err(Error::closed()),
-                        Err(_) => Err(Error::timeout("the queue of unsent messages was full until the deadline")),
+                        Err(_) => Err(Error::timeout("the agent could not take the call before its deadline")),
                     }
                 };
                 Stage::Queueing { sending: Box::pin(sending), answer, _open: shared }

@@ -6,8 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{timeout_at, Instant};
+use tokio::time::timeout_at;
 
+use crate::call::deadline_after;
 use crate::options::{Offline, MAX_CAPACITY};
 use crate::subscribe::{Retained, Subscribe};
 use crate::{Error, Message, QoS};
@@ -49,7 +50,7 @@ impl Collect {
         if self.count == 0 {
             return Err(Error::invalid_argument("collect at least one message"));
         }
-        let deadline = Instant::now() + self.timeout.min(FAR);
+        let deadline = deadline_after(self.timeout);
         let mut subscription = self.subscribe.await?;
         let mut messages = Vec::new();
         while messages.len() < self.count {
@@ -64,9 +65,6 @@ impl Collect {
     }
 }
 
-/// The clock cannot count beyond some centuries; this is as good as never.
-pub(crate) const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
-
 impl IntoFuture for Collect {
     type Output = Result<Vec<Message>, Error>;
     type IntoFuture = CollectFuture;
@@ -80,7 +78,7 @@ impl IntoFuture for Collect {
 ///
 /// # Cancel safety
 ///
-/// Notice at any point, it leaves nothing behind; what came so far is lost with it.
+/// Dropped at any point, it leaves nothing behind; what came so far is lost with it.
 #[must_use = "nothing is collected until this is awaited"]
 pub struct CollectFuture(Pin<Box<dyn Future<Output = Result<Vec<Message>, Error>> + Send>>);
 

@@ -141,7 +141,7 @@ impl Drop for SubscriberGuard {
     }
 }
 
-/// The answer slot of a command. Notice unused, it answers "closed": nobody waits for ever.
+/// The answer slot of a command. Dropped unused, it answers "closed": nobody waits for ever.
 #[derive(Debug)]
 pub(crate) struct Reply<T>(Option<oneshot::Sender<Result<T, Error>>>);
 

@@ -44,7 +44,7 @@ pub enum ErrorKind {
     InvalidOptions,
     /// An argument of this call cannot be used; nothing was sent.
     InvalidArgument,
-    /// The packet would be larger than the protocol or the broker allows; nothing was sent.
+    /// The packet would be larger than the protocol allows; nothing was sent.
     TooLarge,
     /// The broker answered CONNECT with a refusal.
     Refused(Refusal),
@@ -57,7 +57,8 @@ pub enum ErrorKind {
     Timeout,
     /// There is no connection now, and the call was told not to wait for one.
     Offline,
-    /// The agent holds as many unsent messages as it may.
+    /// The agent holds as many messages that were handed over as it may (see
+    /// [`Options::max_queued`](crate::Options::max_queued)); this one was not taken.
     QueueFull,
     /// The broker could not be reached, or the connection to it broke.
     Connection,
@@ -193,7 +194,10 @@ impl Error {
     }
 
     pub(crate) fn queue_full() -> Self {
-        Self::new(ErrorKind::QueueFull, "the queue of unsent messages is full: slow down, or raise max_queued")
+        Self::new(
+            ErrorKind::QueueFull,
+            "too many messages were handed over and not sent yet: slow down, or raise max_queued",
+        )
     }
 
     pub(crate) fn connection(text: impl Into<Cow<'static, str>>) -> Self {

@@ -1,19 +1,21 @@
-//! How an agent connects and what it may hold: from a URL, by setters, checked before anything is dialled.
+//! How an agent connects and what it may hold: by setters, checked before anything is dialled.
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use percent_encoding::percent_decode_str;
-use url::Url;
-
 use crate::reconnect::{Backoff, ReconnectPolicy};
-use crate::wire::{self, Version};
-use crate::{Agent, Error, QoS, Topic};
+use crate::wire::Version;
+use crate::{Agent, Error};
+
+mod last_will;
+mod login;
+mod url;
+
+pub use last_will::LastWill;
+pub(crate) use login::Credentials;
+pub use login::Login;
 
 /// Options of an [`Agent`]. Each has a default that suits a web server with one connection per broker.
 ///
@@ -59,99 +61,17 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Offline {
-    /// Fail at once with [`ErrorKind::Offline`](crate::ErrorKind::Offline).
+    /// Fail at once with [`ErrorKind::Offline`](crate::ErrorKind::Offline), also when the connection is lost before the
+    /// message was sent or the subscription confirmed.
     Fail,
     /// Wait for a connection until the call's deadline. A caller that gives up takes the message back: it is never
     /// sent later.
     #[default]
     Wait,
     /// Hand the message over: the call returns [`Delivery::Queued`](crate::Delivery::Queued) and the agent sends it
-    /// once it is connected, whatever becomes of the caller. For anything but a publish this is [`Wait`](Self::Wait).
+    /// once it is connected, whatever becomes of the caller and its deadline; at most
+    /// [`max_queued`](Options::max_queued) of them. For anything but a publish this is [`Wait`](Self::Wait).
     Queue,
-}
-
-/// The message the broker publishes for this client when its connection ends without a DISCONNECT
-/// (MQTT 3.1.1, section 3.1.2.5).
-#[derive(Clone)]
-pub struct LastWill {
-    topic: Result<Topic, Error>,
-    payload: Bytes,
-    qos: QoS,
-    retain: bool,
-}
-
-impl LastWill {
-    /// A will with QoS 1, not retained. A topic that is not valid is reported when the agent connects.
-    pub fn new<T>(topic: T, payload: impl Into<Bytes>) -> Self
-    where
-        T: TryInto<Topic>,
-        T::Error: Into<Error>,
-    {
-        Self {
-            topic: topic.try_into().map_err(Into::into),
-            payload: payload.into(),
-            qos: QoS::default(),
-            retain: false,
-        }
-    }
-
-    /// The quality of service it is published with.
-    #[must_use]
-    pub fn qos(mut self, qos: QoS) -> Self {
-        self.qos = qos;
-        self
-    }
-
-    /// Whether the broker keeps it as the topic's retained message.
-    #[must_use]
-    pub fn retain(mut self, retain: bool) -> Self {
-        self.retain = retain;
-        self
-    }
-
-    pub(crate) fn to_publish(&self) -> Result<wire::Publish, Error> {
-        Ok(wire::Publish {
-            topic: self.topic.clone()?,
-            payload: self.payload.clone(),
-            qos: self.qos,
-            retain: self.retain,
-        })
-    }
-}
-
-/// A user name and a password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    pub(crate) username: String,
-    pub(crate) password: Option<String>,
-}
-
-impl Login {
-    /// With a user name and a password.
-    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
-        Self { username: username.into(), password: Some(password.into()) }
-    }
-
-    /// With a user name alone.
-    pub fn username(username: impl Into<String>) -> Self {
-        Self { username: username.into(), password: None }
-    }
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
-    }
-}
-
-type LoginFuture = Pin<Box<dyn Future<Output = Result<Login, Error>> + Send>>;
-
-#[derive(Clone)]
-pub(crate) enum Credentials {
-    None,
-    Fixed(Login),
-    /// Asked before each CONNECT.
-    Fresh(Arc<dyn Fn() -> LoginFuture + Send + Sync>),
 }
 
 impl Options {
@@ -180,81 +100,6 @@ impl Options {
             reply_linger: Duration::from_secs(30),
             reconnect: Arc::new(Backoff::default()),
         }
-    }
-
-    /// From a URL: `mqtt://[user[:password]@]host[:port][?option=value&…]`, user name and password percent-encoded.
-    ///
-    /// The options in the query have the names of the setters: `client_id`, `version` (`3.1`, `3.1.1`),
-    /// `clean_session` (`true`, `false`), `keep_alive`, `connect_timeout`, `timeout` (seconds, fractions allowed),
-    /// `max_in_flight`, `max_queued`, `max_packet_size`, `stream_capacity`, `offline` (`fail`, `wait`, `queue`).
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions) for a text that is no URL, an unknown scheme, an
-    /// unknown option or a value that does not fit. The text never repeats the URL, which may hold a password.
-    pub fn from_url(url: &str) -> Result<Self, Error> {
-        let url = Url::parse(url)
-            .map_err(|source| Error::invalid_options("this is no URL: write mqtt://host:port").with_source(source))?;
-        match url.scheme() {
-            "mqtt" | "tcp" => {}
-            other => {
-                return Err(Error::invalid_options(format!("the scheme {other:?} is unknown: use mqtt:// (or tcp://)")))
-            }
-        }
-        let host = url.host().ok_or_else(|| Error::invalid_options("the URL names no host"))?;
-        if !matches!(url.path(), "" | "/") || url.fragment().is_some() {
-            return Err(Error::invalid_options("an mqtt:// URL has no path or fragment: topics go into the calls"));
-        }
-        // Without the brackets that a URL puts around an IPv6 address.
-        let mut options = Self::new(match host {
-            url::Host::Ipv6(address) => address.to_string(),
-            host => host.to_string(),
-        });
-        options.port = url.port().unwrap_or(options.port);
-        if !url.username().is_empty() {
-            options.credentials = Credentials::Fixed(Login {
-                username: percent_decode("user name", url.username())?,
-                password: url.password().map(|password| percent_decode("password", password)).transpose()?,
-            });
-        } else if url.password().is_some() {
-            return Err(Error::invalid_options("the URL has a password but no user name"));
-        }
-        for (name, value) in url.query_pairs() {
-            options = options.query(&name, &value)?;
-        }
-        Ok(options)
-    }
-
-    fn query(self, name: &str, value: &str) -> Result<Self, Error> {
-        let seconds = || {
-            parse::<f64>(name, value).and_then(|seconds| {
-                Duration::try_from_secs_f64(seconds)
-                    .map_err(|_| Error::invalid_options(format!("{name}: {value:?} is no number of seconds")))
-            })
-        };
-        Ok(match name {
-            "client_id" => self.client_id(value),
-            "version" => match value {
-                "3.1" => self.version(Version::V31),
-                "3.1.1" | "4" => self.version(Version::V311),
-                _ => return Err(Error::invalid_options(format!("version: {value:?} is neither 3.1.1 nor 3.1"))),
-            },
-            "clean_session" => self.clean_session(parse(name, value)?),
-            "keep_alive" => self.keep_alive(seconds()?),
-            "connect_timeout" => self.connect_timeout(seconds()?),
-            "timeout" => self.timeout(seconds()?),
-            "max_in_flight" => self.max_in_flight(parse(name, value)?),
-            "max_queued" => self.max_queued(parse(name, value)?),
-            "max_packet_size" => self.max_packet_size(parse(name, value)?),
-            "stream_capacity" => self.stream_capacity(parse(name, value)?),
-            "offline" => match value {
-                "fail" => self.offline(Offline::Fail),
-                "wait" => self.offline(Offline::Wait),
-                "queue" => self.offline(Offline::Queue),
-                _ => return Err(Error::invalid_options(format!("offline: {value:?} is not fail, wait or queue"))),
-            },
-            _ => return Err(Error::invalid_options(format!("the option {name:?} is unknown"))),
-        })
     }
 
     /// The TCP port. Default: 1883.
@@ -290,6 +135,16 @@ impl Options {
     /// User name and password from an async function that is called before each CONNECT: for tokens that expire.
     /// Its error counts as a failed attempt to connect. The attempt's [`connect_timeout`](Self::connect_timeout)
     /// includes it.
+    ///
+    /// ```
+    /// use mqtt_agent::{Login, Options};
+    ///
+    /// # async fn fresh_token() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// let options = Options::new("localhost").credentials_from(|| async {
+    ///     let token = fresh_token().await?;
+    ///     Ok(Login::new("web", token))
+    /// });
+    /// ```
     #[must_use]
     pub fn credentials_from<F, R>(mut self, login: F) -> Self
     where
@@ -393,9 +248,9 @@ impl Options {
         self
     }
 
-    /// The largest packet taken from the broker, in bytes after the fixed header. A larger message is acknowledged,
-    /// thrown away and counted (see [`Stats::oversized`](crate::Stats::oversized)); ending the connection instead would
-    /// make a broker with a persistent session send it again for ever. Default: 16 MiB.
+    /// The largest message taken from the broker, in bytes of its packet after the fixed header. A larger one is
+    /// acknowledged, thrown away and counted (see [`Stats::oversized`](crate::Stats::oversized)); ending the connection
+    /// instead would make a broker with a persistent session send it again for ever. Default: 16 MiB.
     #[must_use]
     pub fn max_packet_size(mut self, max_packet_size: usize) -> Self {
         self.max_packet_size = max_packet_size;
@@ -544,17 +399,6 @@ impl Options {
     }
 }
 
-impl Login {
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.username.is_empty() {
-            // MQTT 3.1.1 forbids a password without a user name, and brokers refuse an empty one.
-            return Err(Error::invalid_options("the user name is empty"));
-        }
-        check_field("user name", &self.username)?;
-        check_field("password", self.password.as_deref().unwrap_or_default())
-    }
-}
-
 /// The largest string or binary field of a packet, in bytes (MQTT 3.1.1, section 1.5.3).
 const MAX_FIELD: usize = 65_535;
 
@@ -579,47 +423,8 @@ pub(crate) fn check_capacity(capacity: usize) -> Result<(), &'static str> {
 
 pub(crate) const MAX_CAPACITY: usize = 1 << 20;
 
-fn parse<T: FromStr>(name: &str, value: &str) -> Result<T, Error> {
-    value.parse().map_err(|_| Error::invalid_options(format!("{name}: {value:?} is not a value it can have")))
-}
-
-fn percent_decode(what: &str, text: &str) -> Result<String, Error> {
-    percent_decode_str(text).decode_utf8().map(Into::into).map_err(|source| {
-        Error::invalid_options(format!("the {what} in the URL is not percent-encoded UTF-8")).with_source(source)
-    })
-}
-
-impl FromStr for Options {
-    type Err = Error;
-
-    fn from_str(url: &str) -> Result<Self, Error> {
-        Self::from_url(url)
-    }
-}
-
-impl TryFrom<&str> for Options {
-    type Error = Error;
-
-    fn try_from(url: &str) -> Result<Self, Error> {
-        Self::from_url(url)
-    }
-}
-
-impl TryFrom<String> for Options {
-    type Error = Error;
-
-    fn try_from(url: String) -> Result<Self, Error> {
-        Self::from_url(&url)
-    }
-}
-
-impl TryFrom<&String> for Options {
-    type Error = Error;
-
-    fn try_from(url: &String) -> Result<Self, Error> {
-        Self::from_url(url)
-    }
-}
+/// The clock cannot count beyond some centuries; this is as good as never.
+pub(crate) const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -635,12 +440,6 @@ impl fmt::Debug for Options {
     }
 }
 
-impl fmt::Debug for LastWill {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LastWill").field("topic", &self.topic).field("qos", &self.qos).finish_non_exhaustive()
-    }
-}
-
 /// A boxed error as an error by itself.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -650,64 +449,6 @@ struct Boxed(Box<dyn std::error::Error + Send + Sync>);
 mod tests {
     use super::*;
     use crate::ErrorKind;
-
-    fn refusal(url: &str) -> String {
-        let error = Options::from_url(url).and_then(|options| options.check()).expect_err(url);
-        assert_eq!(error.kind(), ErrorKind::InvalidOptions, "{url}");
-        error.to_string()
-    }
-
-    #[test]
-    fn a_url_sets_what_it_names() {
-        let url = "mqtt://us%40er:p%2B+a%26ss@[::1]:2883?client_id=web-1&version=3.1&keep_alive=7.0&timeout=0.5\
-                   &clean_session=false&max_in_flight=9&max_queued=8&max_packet_size=7&stream_capacity=6&offline=fail";
-        let options = Options::from_url(url).unwrap();
-        assert_eq!(options.address(), "::1:2883");
-        let Credentials::Fixed(login) = &options.credentials else { panic!("no credentials") };
-        assert_eq!((login.username.as_str(), login.password.as_deref()), ("us@er", Some("p++a&ss")));
-        assert_eq!(options.client_id.as_deref(), Some("web-1"));
-        assert_eq!(options.version, Version::V31);
-        assert_eq!(options.keep_alive, Duration::from_secs(7));
-        assert_eq!(options.timeout, Duration::from_millis(500));
-        assert!(!options.clean_session);
-        assert_eq!(options.offline, Offline::Fail);
-        assert_eq!((options.max_in_flight, options.max_queued), (9, 8));
-        assert_eq!((options.max_packet_size, options.stream_capacity), (7, 6));
-        options.check().unwrap();
-    }
-
-    #[test]
-    fn what_a_url_cannot_say_is_refused_with_a_reason() {
-        assert!(refusal("localhost:1883").contains("scheme"));
-        assert!(refusal("not a url").contains("mqtt://host:port"));
-        assert!(refusal("amqp://localhost").contains("amqp"));
-        assert!(refusal("mqtt://").contains("host"));
-        assert!(refusal("mqtt://localhost:70000").contains("URL"));
-        assert!(refusal("mqtt://localhost:0").contains("port 0"));
-        assert!(refusal("mqtt://localhost/a/topic").contains("path"));
-        assert!(refusal("mqtt://localhost?cleint_id=x").contains("cleint_id"));
-        assert!(refusal("mqtt://localhost?keep_alive=soon").contains("keep_alive"));
-        assert!(refusal("mqtt://localhost?keep_alive=-1").contains("keep_alive"));
-        assert!(refusal("mqtt://localhost?keep_alive=0.5").contains("keep_alive"));
-        assert!(refusal("mqtt://localhost?keep_alive=65536").contains("keep_alive"));
-        assert!(refusal("mqtt://localhost?max_in_flight=0").contains("max_in_flight"));
-        assert!(refusal("mqtt://localhost?max_queued=0").contains("max_queued"));
-        assert!(refusal("mqtt://localhost?stream_capacity=0").contains("stream_capacity"));
-        assert!(refusal("mqtt://localhost?clean_session=false").contains("client_id"));
-        assert!(refusal("mqtt://localhost?version=3.1&client_id=").contains("23"));
-        assert!(refusal("mqtt://:secret@localhost").contains("user name"));
-        assert!(refusal(&format!("mqtt://localhost?client_id={}", "x".repeat(65_536))).contains("65,535"));
-    }
-
-    #[test]
-    fn no_refusal_repeats_a_password() {
-        for url in ["mqtt://u:hunter2@localhost:99999", "mqtt://u:hunter2@localhost?x=1", "x://u:hunter2@localhost"] {
-            let error = Options::from_url(url).unwrap_err();
-            assert!(!format!("{error} {error:?}").contains("hunter2"));
-        }
-        let options = Options::from_url("mqtt://u:hunter2@localhost").unwrap();
-        assert!(!format!("{options:?} {:?}", Login::new("u", "hunter2")).contains("hunter2"));
-    }
 
     #[test]
     fn default_client_ids_differ_and_suit_every_version() {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::agent::Agent;
-use crate::call::{Call, Terms};
+use crate::allowance::weight;
+use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Reply};
 use crate::options::Offline;
 use crate::wire::{self, MAX_REMAINING_LENGTH};
@@ -78,7 +79,8 @@ impl Publish {
         self
     }
 
-    /// How long the call may take, counted from when it is awaited. After that it is neither sent nor sent again.
+    /// How long the call may take, counted from when it is awaited or made a future. After that it is neither sent nor
+    /// sent again.
     /// Default: the agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -92,15 +94,18 @@ impl Publish {
     }
 
     /// Hands the message over without waiting: it is sent as soon as that is possible, and nobody hears of its
-    /// outcome. The same as [`Agent::try_publish`], with all the settings; a deadline does not apply.
+    /// outcome. The same as [`Agent::try_publish`], with any quality of service and retained or not;
+    /// [`timeout`](Self::timeout) and [`offline`](Self::offline) do not apply, for there is no call to end.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull) when there is no room for it,
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end, and those of an invalid message.
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end,
+    /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic) and
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) for a message that cannot be sent.
     pub fn try_send(self) -> Result<(), Error> {
         let topic = self.topic.and_then(|topic| check_size(topic, &self.payload, self.qos))?;
-        let share = self.agent.take_share(topic.as_str().len() + self.payload.len())?;
+        let share = self.agent.take_share(weight(&topic, &self.payload))?;
         let command = command::Publish {
             topic,
             payload: self.payload,
@@ -124,19 +129,19 @@ impl IntoFuture for Publish {
             Ok(topic) => topic,
             Err(error) => return PublishFuture(Call::refused(error)),
         };
-        let terms = Terms::new(self.offline, self.timeout);
+        let deadline = deadline_after(self.timeout);
         let (reply, answer) = Reply::channel();
         let command = command::Publish {
             topic,
             payload: self.payload,
             qos: self.qos,
             retain: self.retain,
-            offline: terms.offline,
-            deadline: Some(terms.deadline),
+            offline: self.offline,
+            deadline: Some(deadline),
             reply: Some(reply),
             share: None,
         };
-        PublishFuture(Call::new(self.agent.into_shared(), Command::Publish(command), answer, terms))
+        PublishFuture(Call::new(self.agent.into_shared(), Command::Publish(command), answer, deadline))
     }
 }
 
@@ -144,7 +149,7 @@ impl IntoFuture for Publish {
 ///
 /// # Cancel safety
 ///
-/// Notice before the message was sent, it takes the message back. Notice after that, the message stays with the
+/// Dropped before the message was sent, it takes the message back. Dropped after that, the message stays with the
 /// agent until the broker has acknowledged it or its deadline has passed.
 #[must_use = "nothing is published until this is awaited"]
 pub struct PublishFuture(Call<Delivery>);

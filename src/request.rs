@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::agent::{Agent, Shared};
-use crate::call::{Call, Terms};
+use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Notice, Reply, RequestId};
 use crate::options::Offline;
 use crate::publish::check_size;
@@ -38,7 +38,9 @@ impl Request {
     }
 
     /// The topic, or filter, on which the reply will come. Calls with the same one take turns, because nothing in a
-    /// plain reply says which call it answers; calls with different ones run at the same time.
+    /// plain reply says which call it answers; calls with different ones run at the same time. For the same reason a
+    /// reply that comes after its call has ended is taken for that of the next call, if that has been sent by then:
+    /// where devices may answer late, give each call a reply topic of its own, or put an id into the payload.
     pub fn reply_to<F>(mut self, filter: F) -> Self
     where
         F: TryInto<Filter>,
@@ -54,8 +56,8 @@ impl Request {
         self
     }
 
-    /// How long the whole call may take, counted from when it is awaited: waiting for its turn, subscribing, the
-    /// request, the reply. Default: the agent's [`timeout`](crate::Options::timeout).
+    /// How long the whole call may take, counted from when it is awaited or made a future: waiting for its turn,
+    /// subscribing, the request, the reply. Default: the agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -68,7 +70,21 @@ impl Request {
     }
 
     /// Awaits this many replies instead of one: from several devices that answer, or one that answers in parts. An
-    /// error has those that came in [`Error::messages`].
+    /// error has those that came in [`Error::messages`]. The last setting of a call: the others go before it.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let call = agent.request("fleet/ping", "").reply_to("fleet/+/pong").timeout(Duration::from_secs(2));
+    /// let pongs = match call.replies(20).await {
+    ///     Ok(pongs) => pongs,
+    ///     Err(error) if error.is_timeout() => error.into_messages(), // those that answered in time
+    ///     Err(error) => return Err(error),
+    /// };
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn replies(self, count: usize) -> RequestMany {
         RequestMany { request: self, count }
     }
@@ -80,7 +96,7 @@ impl Request {
             Ok(checked) => checked,
             Err(error) => return Pending { call: Call::refused(error), id: RequestId(0), shared },
         };
-        let terms = Terms::new(self.offline, self.timeout);
+        let deadline = deadline_after(self.timeout);
         let id = self.agent.next_request();
         let (reply, answer) = Reply::channel();
         let command = command::Request {
@@ -90,11 +106,11 @@ impl Request {
             qos: self.qos,
             reply_to,
             replies,
-            offline: terms.offline,
-            deadline: terms.deadline,
+            offline: self.offline,
+            deadline,
             reply,
         };
-        Pending { call: Call::new(shared.clone(), Command::Request(command), answer, terms), id, shared }
+        Pending { call: Call::new(shared.clone(), Command::Request(command), answer, deadline), id, shared }
     }
 
     fn check(&self, replies: usize) -> Result<(Topic, Filter), Error> {
@@ -139,7 +155,7 @@ impl IntoFuture for RequestMany {
 ///
 /// # Cancel safety
 ///
-/// Notice before the request was sent, it is not sent. Notice after that, its reply is counted as late, and the next
+/// Dropped before the request was sent, it is not sent. Dropped after that, its reply is counted as late, and the next
 /// call with the same reply filter has its turn.
 #[must_use = "nothing is sent until this is awaited"]
 pub struct RequestFuture(Pending);

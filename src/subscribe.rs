@@ -13,11 +13,11 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::agent::Agent;
-use crate::call::{Call, Terms};
+use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Event, Feed, Reply, SubscriberGuard};
 use crate::options::{check_capacity, Offline};
 use crate::stats::Counters;
-use crate::{Error, Filter, Message, QoS};
+use crate::{Error, Filter, Message, QoS, Topic};
 
 /// Which of the messages that the broker retains a subscriber takes.
 ///
@@ -48,7 +48,17 @@ impl Retained {
     }
 }
 
-/// One filter or several: a text, a [`Filter`], an array, a slice or a `Vec` of them.
+/// One filter or several: a text, a [`Filter`], a [`Topic`], or an array, a slice or a `Vec` of them, owned or lent.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// let one = agent.subscribe("sensors/+/temp").await?;
+/// let two = agent.subscribe(["sensors/+/temp", "sensors/+/humidity"]).await?;
+/// let many: Vec<String> = (0..100).map(|id| format!("devices/{id}/state")).collect();
+/// let many = agent.subscribe(&many).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait IntoFilters: sealed::Sealed {
     /// The filters, each checked.
     ///
@@ -74,7 +84,7 @@ macro_rules! one_filter {
     )*};
 }
 
-one_filter!(&str, String, &String, Filter, &Filter);
+one_filter!(&str, String, &String, Filter, &Filter, Topic, &Topic);
 
 macro_rules! many_filters {
     ($([$($generics:tt)*] $type:ty),*) => {$(
@@ -94,16 +104,23 @@ macro_rules! many_filters {
 
 many_filters!([T, const N: usize] [T; N], [T] Vec<T>);
 
-impl<T> sealed::Sealed for &[T] {}
+macro_rules! lent_filters {
+    ($([$($generics:tt)*] $type:ty),*) => {$(
+        impl<$($generics)*> sealed::Sealed for $type {}
 
-impl<'a, T> IntoFilters for &'a [T]
-where
-    &'a T: TryInto<Filter, Error: Into<Error>>,
-{
-    fn into_filters(self) -> Result<Vec<Filter>, Error> {
-        self.iter().map(|filter| filter.try_into().map_err(Into::into)).collect()
-    }
+        impl<$($generics)*> IntoFilters for $type
+        where
+            T: TryInto<Filter> + Clone,
+            T::Error: Into<Error>,
+        {
+            fn into_filters(self) -> Result<Vec<Filter>, Error> {
+                self.iter().map(|filter| filter.clone().try_into().map_err(Into::into)).collect()
+            }
+        }
+    )*};
 }
+
+lent_filters!([T] &[T], [T, const N: usize] &[T; N], [T] &Vec<T>);
 
 /// A subscription about to be made; made by [`Agent::subscribe`]. Await it.
 #[must_use = "nothing is subscribed until this is awaited"]
@@ -150,7 +167,8 @@ impl Subscribe {
         self
     }
 
-    /// How long to wait for the broker's confirmation. Default: the agent's [`timeout`](crate::Options::timeout).
+    /// How long to wait for the broker's confirmation, counted from when this is awaited or made a future. Default: the
+    /// agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -182,18 +200,18 @@ impl IntoFuture for Subscribe {
             Ok(filters) => filters,
             Err(error) => return SubscribeFuture { call: Call::refused(error), counters },
         };
-        let terms = Terms::new(self.offline, self.timeout);
+        let deadline = deadline_after(self.timeout);
         let (reply, answer) = Reply::channel();
         let command = command::Subscribe {
             filters,
             qos: self.qos,
             retained: self.retained,
             capacity: self.capacity,
-            offline: terms.offline,
-            deadline: terms.deadline,
+            offline: self.offline,
+            deadline,
             reply,
         };
-        let call = Call::new(self.agent.into_shared(), Command::Subscribe(command), answer, terms);
+        let call = Call::new(self.agent.into_shared(), Command::Subscribe(command), answer, deadline);
         SubscribeFuture { call, counters }
     }
 }
@@ -202,7 +220,7 @@ impl IntoFuture for Subscribe {
 ///
 /// # Cancel safety
 ///
-/// Notice at any point, it leaves nothing behind: a filter that only it wanted is unsubscribed.
+/// Dropped at any point, it leaves nothing behind: a filter that only it wanted is unsubscribed.
 #[must_use = "nothing is subscribed until this is awaited"]
 pub struct SubscribeFuture {
     call: Call<Feed>,
@@ -277,7 +295,7 @@ impl Subscription {
     }
 
     /// Ends the subscription and returns when the broker has confirmed (UNSUBACK), at once where others still want the
-    /// filters, also those of a clone. Without a connection it waits for the next one.
+    /// filters, also those of a clone. Without a connection it waits for the next one, with no deadline of its own.
     ///
     /// # Cancel safety
     ///
@@ -348,5 +366,31 @@ impl fmt::Debug for Subscription {
 impl fmt::Debug for SubscribeFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SubscribeFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_come_in_many_forms() {
+        fn texts(filters: impl IntoFilters) -> Vec<String> {
+            filters.into_filters().unwrap().into_iter().map(String::from).collect()
+        }
+        let both = ["a", "b/#"];
+        let (lent, topic) = (&both, &Topic::new("a").unwrap());
+        let owned: Vec<String> = both.map(Into::into).into();
+        assert_eq!(texts(both), both);
+        assert_eq!(texts(lent), both);
+        assert_eq!(texts(&both[..]), both);
+        assert_eq!(texts(both.to_vec()), both);
+        assert_eq!(texts(&owned), both);
+        assert_eq!(texts(&owned[..]), both);
+        assert_eq!(texts(owned), both);
+        assert_eq!(texts(both.map(|text| Filter::new(text).unwrap())), both);
+        assert_eq!(texts("a"), ["a"]);
+        assert_eq!(texts(topic), ["a"]);
+        assert!(["a", "#/b"].into_filters().is_err());
     }
 }

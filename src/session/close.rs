@@ -98,3 +98,11 @@ impl Session {
         (replies, Unfinished { publishes, requests })
     }
 }
+
+/// The actor's task may end without a word: by the end of its runtime, or a panic in a callback of the user. Callers on
+/// other runtimes are then told what became of their messages, as at any other end.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

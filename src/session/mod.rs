@@ -5,8 +5,9 @@
 //! to callers and messages to streams go out through channels that take them without waiting.
 //!
 //! One file per subject, each an `impl Session` beside the state it keeps:
-//! `publish` (queue, acknowledgements, replay), `receive` (incoming messages and their acknowledgements), `subscriptions`
-//! and `subscribe` (filters and who shares them), `request` (calls and their replies), `close`.
+//! `publish` (sending, acknowledgements, replay), `receive` (incoming messages and their acknowledgements),
+//! `subscriptions` and `subscribe` (filters and who shares them), `request` (calls and their replies), `close`. Below
+//! them, knowing nothing of a session: `queue`, `in_flight` (packet identifiers), `deadlines`, `keep_alive`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::allowance::Allowance;
-use crate::collect::FAR;
 use crate::command::{Command, Notice, SubscriberKey};
-use crate::options::Options;
+use crate::options::{Options, FAR};
 use crate::stats::Counters;
 use crate::wire::{Codec, Inbound, Outbound};
 use crate::Error;
@@ -183,10 +183,10 @@ impl Session {
         match inbound {
             Inbound::Publish(incoming) => self.handle_incoming(incoming, now),
             Inbound::Oversized { qos, id, size } => self.handle_oversized(qos, id, size),
-            Inbound::PubAck { id, refused } => self.handle_puback(id, refused),
-            Inbound::PubRec { id, refused } => self.handle_pubrec(id, refused),
+            Inbound::PubAck { id, refused } => self.handle_puback(id, refused, now),
+            Inbound::PubRec { id, refused } => self.handle_pubrec(id, refused, now),
             Inbound::PubRel(id) => self.receiving.handle_pubrel(id),
-            Inbound::PubComp(id) => self.handle_pubcomp(id),
+            Inbound::PubComp(id) => self.handle_pubcomp(id, now),
             Inbound::SubAck { id, granted } => return self.handle_suback(id, &granted, now),
             Inbound::UnsubAck(id) => self.handle_unsuback(id),
             Inbound::PingResp => {}

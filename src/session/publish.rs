@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use slotmap::SlotMap;
 use tokio::time::Instant;
 
@@ -11,12 +11,12 @@ use super::in_flight::On;
 use super::queue::{Place, Queue};
 use super::request::RequestKey;
 use super::{Due, Entry, Session};
-use crate::allowance::{Allowance, Share};
+use crate::allowance::{weight, Allowance, Share};
 use crate::command::{self, Reply};
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::wire::{self, Codec, Outbound, PacketId};
-use crate::{Error, Outcome, QoS, Topic};
+use crate::{Error, Outcome, QoS};
 
 slotmap::new_key_type! {
     /// Names a publish whose caller waits.
@@ -35,6 +35,8 @@ pub(super) struct Publishes {
     unwritten: VecDeque<Unwritten>,
     /// How many messages were sent, to tell their first order by.
     sent: u64,
+    /// The length of the queue at which messages whose callers left are swept out of it.
+    sweep_at: usize,
     suspicion: Suspicion,
 }
 
@@ -110,6 +112,7 @@ impl Publishes {
             repeat: VecDeque::new(),
             unwritten: VecDeque::new(),
             sent: 0,
+            sweep_at: MIN_SWEEP,
             suspicion: Suspicion::default(),
         }
     }
@@ -123,7 +126,25 @@ impl Publishes {
     }
 
     pub(super) fn push(&mut self, outgoing: Outgoing) -> Place {
+        if self.queue.len() >= self.sweep_at {
+            self.sweep();
+        }
         self.queue.push_back(outgoing)
+    }
+
+    /// A caller that leaves says nothing, and what waits for a connection may wait for long: without this, callers that
+    /// come and go would pile their messages up until each one's deadline.
+    fn sweep(&mut self) {
+        let Self { queue, calls, .. } = self;
+        queue.take(|outgoing| {
+            let Owner::Call(key) = outgoing.owner else { return false };
+            let left = calls.get(key).is_some_and(Call::is_abandoned);
+            if left {
+                calls.remove(key);
+            }
+            left
+        });
+        self.sweep_at = (2 * self.queue.len()).max(MIN_SWEEP);
     }
 
     /// Takes back what its owner gave up.
@@ -146,7 +167,7 @@ impl Publishes {
     /// Whether the caller left before its message was sent, without a word.
     fn is_abandoned(&self, owner: Owner) -> bool {
         match owner {
-            Owner::Call(call) => self.calls.get(call).is_some_and(|call| !call.sent && call.reply.is_abandoned()),
+            Owner::Call(call) => self.calls.get(call).is_some_and(Call::is_abandoned),
             Owner::Nobody | Owner::Request(_) => false,
         }
     }
@@ -160,13 +181,18 @@ impl Publishes {
     }
 }
 
+impl Call {
+    /// Whether its caller left before its message was sent.
+    fn is_abandoned(&self) -> bool {
+        !self.sent && self.reply.is_abandoned()
+    }
+}
+
 /// Above this many entries, an empty list gives its memory back.
 const KEPT: usize = 1024;
 
-/// What a message takes of the allowance, in bytes.
-pub(crate) fn weight(topic: &Topic, payload: &Bytes) -> usize {
-    topic.as_str().len() + payload.len()
-}
+/// Up to this many messages are not worth a sweep.
+const MIN_SWEEP: usize = 1024;
 
 impl Session {
     pub(super) fn handle_publish(&mut self, command: command::Publish, now: Instant) {
@@ -335,18 +361,18 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_puback(&mut self, id: PacketId, refused: Option<u8>) {
+    pub(super) fn handle_puback(&mut self, id: PacketId, refused: Option<u8>, now: Instant) {
         // Some brokers answer a QoS 2 publish this way; it has arrived, so it counts as acknowledged.
         if let Some((On::Published, Entry::Publish(_))) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, refused.map_or(Ok(Delivery::Acknowledged), refuse));
+            self.settle_acked(id, refused.map_or(Ok(Delivery::Acknowledged), refuse), now);
         }
     }
 
-    pub(super) fn handle_pubrec(&mut self, id: PacketId, refused: Option<u8>) {
+    pub(super) fn handle_pubrec(&mut self, id: PacketId, refused: Option<u8>, now: Instant) {
         match self.in_flight.get_mut(id) {
             // A refusal ends the handshake: there is nothing to release.
             Some((On::Published, Entry::Publish(_))) if refused.is_some() => {
-                return self.settle_acked(id, refused.map_or(Ok(Delivery::Completed), refuse));
+                return self.settle_acked(id, refused.map_or(Ok(Delivery::Completed), refuse), now);
             }
             Some((On::Published, Entry::Publish(outgoing))) if outgoing.publish.qos == QoS::ExactlyOnce => {
                 outgoing.repeat = false;
@@ -359,17 +385,19 @@ impl Session {
         self.receiving.release(id);
     }
 
-    pub(super) fn handle_pubcomp(&mut self, id: PacketId) {
+    pub(super) fn handle_pubcomp(&mut self, id: PacketId, now: Instant) {
         if let Some((On::Released, _)) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, Ok(Delivery::Completed));
+            self.settle_acked(id, Ok(Delivery::Completed), now);
         }
     }
 
-    fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>) {
-        if let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) {
-            self.counters.acked().add(u64::from(answer.is_ok()));
-            self.publishes.suspicion = Suspicion::default();
-            self.publishes.settle(outgoing.owner, answer);
+    fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>, now: Instant) {
+        let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) else { return };
+        self.counters.acked().add(u64::from(answer.is_ok()));
+        self.publishes.suspicion = Suspicion::default();
+        match (outgoing.owner, answer) {
+            (Owner::Request(request), Err(error)) => self.refuse_request(request, error, now),
+            (owner, answer) => self.publishes.settle(owner, answer),
         }
     }
 

@@ -225,6 +225,13 @@ impl Session {
         }
     }
 
+    /// The broker did not pass the message on: no reply will come.
+    pub(super) fn refuse_request(&mut self, request: RequestKey, error: Error, now: Instant) {
+        if let Some(pending) = self.end_request(request, now) {
+            pending.reply.send(Err(error.with_messages(pending.replies)));
+        }
+    }
+
     /// The broker refused the reply filter: no reply could arrive.
     pub(super) fn refuse_requests(&mut self, key: SubscriberKey, error: &Error, now: Instant) {
         let Some(queue) = self.queue_mut(key) else { return };

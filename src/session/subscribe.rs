@@ -29,6 +29,7 @@ impl Session {
         if offline == Offline::Fail && !self.is_connected() {
             return reply.send(Err(Error::offline()));
         }
+        self.subscriptions.sweep();
         let (events, first) = broadcast::channel(capacity);
         let sink = Sink::Pending { offline, events, first, reply };
         let subscriber = self.subscriptions.add(sink, &filters, qos, retained);
@@ -244,7 +245,7 @@ impl Session {
         self.count_filters();
     }
 
-    /// What was asked and not answered is asked again on the next connection.
+    /// What was asked and not answered is asked again on the next connection, for those who want to wait for it.
     pub(super) fn suspend_subscriptions(&mut self) {
         for entry in self.in_flight.clear(On::Asked) {
             self.handle_unanswered(entry);

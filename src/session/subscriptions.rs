@@ -35,6 +35,8 @@ pub(super) struct Subscriptions {
     pub(super) answered: Vec<SubscriberKey>,
     pub(super) hasher: Hasher,
     pub(super) notices: mpsc::UnboundedSender<Notice>,
+    /// The number of subscribers at which those whose callers left are swept out.
+    sweep_at: usize,
 }
 
 /// One filter, shared by all subscribers that want it.
@@ -94,6 +96,9 @@ pub(super) enum Window {
 }
 
 type Hasher = foldhash::fast::RandomState;
+
+/// Up to this many subscribers are not worth a sweep.
+const MIN_SWEEP: usize = 64;
 
 /// The most topics that one link remembers.
 const REMEMBERED: usize = 4096;
@@ -175,6 +180,7 @@ impl Subscriptions {
             answered: Vec::new(),
             hasher: Hasher::default(),
             notices,
+            sweep_at: MIN_SWEEP,
         }
     }
 
@@ -192,6 +198,20 @@ impl Subscriptions {
         self.subscribers.get(subscriber).is_some_and(|entry| {
             entry.filters.iter().all(|key| self.filters.get(*key).is_some_and(|shared| shared.is_ready(subscriber)))
         })
+    }
+
+    /// A caller that leaves before its SUBACK says nothing; each holds the room of a stream until then.
+    pub(super) fn sweep(&mut self) {
+        if self.subscribers.len() < self.sweep_at {
+            return;
+        }
+        let left =
+            |subscriber: &Subscriber| matches!(&subscriber.sink, Sink::Pending { reply, .. } if reply.is_abandoned());
+        let gone: Vec<_> = self.subscribers.iter().filter(|(_, entry)| left(entry)).map(|(key, _)| key).collect();
+        for subscriber in gone {
+            self.remove(subscriber, None);
+        }
+        self.sweep_at = (2 * self.subscribers.len()).max(MIN_SWEEP);
     }
 
     pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], qos: QoS, retained: Retained) -> SubscriberKey {

@@ -121,6 +121,10 @@ pub(crate) struct Incoming {
 /// The largest remaining length the protocol can express (MQTT 3.1.1, table 2.4).
 pub(crate) const MAX_REMAINING_LENGTH: usize = 268_435_455;
 
+/// The longest answer to anything we send is a SUBACK: a byte for each filter, of which no more than some thousand go
+/// into one SUBSCRIBE.
+const MAX_ANSWER: usize = 10 * 1024;
+
 /// Turns words into bytes and back, for one connection.
 #[derive(Debug)]
 pub(crate) struct Codec {
@@ -131,7 +135,7 @@ pub(crate) struct Codec {
 }
 
 impl Codec {
-    /// `max_incoming` bounds the remaining length of one packet, in bytes, and so what a peer can make us hold.
+    /// `max_incoming` bounds the remaining length of a PUBLISH, in bytes, and so what a peer can make us hold.
     pub(crate) fn new(version: Version, max_incoming: usize) -> Self {
         Self { version, max_incoming, skip: 0 }
     }
@@ -157,8 +161,11 @@ impl Codec {
             }
         }
         let Some(frame) = Frame::peek(buf)? else { return Ok(None) };
-        if frame.remaining > self.max_incoming {
+        if frame.kind() == PUBLISH && frame.remaining > self.max_incoming {
             return self.skip_oversized(frame, buf);
+        }
+        if frame.kind() != PUBLISH && frame.remaining > MAX_ANSWER {
+            return Err(Error::protocol(format!("the broker sent a packet of type {} that is too long", frame.kind())));
         }
         if buf.len() < frame.len() {
             return Ok(None);
@@ -169,11 +176,11 @@ impl Codec {
     /// Reads what is needed to acknowledge a message that is too large, and arranges to skip the rest: ending the
     /// connection instead would make the broker send it again on the next one, for ever.
     fn skip_oversized(&mut self, frame: Frame, buf: &mut BytesMut) -> Result<Option<Inbound>, Error> {
-        let qos = match (frame.kind(), frame.flags() >> 1 & 0b11) {
-            (PUBLISH, 0) => QoS::AtMostOnce,
-            (PUBLISH, 1) => QoS::AtLeastOnce,
-            (PUBLISH, 2) => QoS::ExactlyOnce,
-            _ => return Err(Error::too_large(frame.len(), self.max_incoming)),
+        let qos = match frame.flags() >> 1 & 0b11 {
+            0 => QoS::AtMostOnce,
+            1 => QoS::AtLeastOnce,
+            2 => QoS::ExactlyOnce,
+            _ => return Err(Error::protocol("the broker sent a malformed PUBLISH")),
         };
         let Some(topic_length) = read_u16(buf, frame.header) else { return Ok(None) };
         let id_at = frame.header + 2 + usize::from(topic_length);
@@ -356,11 +363,17 @@ mod tests {
             ("PUBREL with wrong flags", &[0x60, 2, 0, 1]),
             ("SUBACK with an unknown code", &[0x90, 3, 0, 1, 7]),
             ("SUBACK without codes", &[0x90, 2, 0, 1]),
-            ("a SUBACK larger than the limit", &[0x90, 0xff, 0x7f]),
+            ("a SUBACK larger than any SUBSCRIBE asks for", &[0x90, 0xff, 0x7f]),
         ];
         for (what, bytes) in bad {
             assert!(decode_all(bytes, 1024).is_err(), "{what}");
         }
+    }
+
+    #[test]
+    fn the_limit_on_messages_leaves_answers_alone() {
+        assert!(decode_all(&[0x20, 2, 0, 0], 1).is_ok());
+        assert_eq!(decode_all(&[0x90, 4, 0, 1, 0, 1], 1).unwrap().len(), 1);
     }
 
     #[test]

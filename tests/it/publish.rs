@@ -614,3 +614,18 @@ async fn expect_next(agent: &Agent, peer: &mut Peer, text: &str) {
     let publish = peer.expect_publish().await;
     assert_eq!((publish.topic.as_str(), &publish.payload[..]), ("next", text.as_bytes()));
 }
+
+#[tokio::test]
+async fn more_calls_at_once_than_the_lane_holds_are_all_taken() {
+    let server = Scripted::listen().await;
+    let (agent, _peer) = held_offline(&server, options(&server.url())).await;
+    // All are polled before the agent's task runs.
+    let calls = (0..17_000).map(|_| agent.publish("a", "x").offline(Offline::Queue).into_future());
+    for call in within(LIMIT, "the hand-over", join_all(calls)).await {
+        assert_eq!(call.unwrap(), Delivery::Queued);
+    }
+    let calls = (0..17_000).map(|_| agent.publish("a", "x").offline(Offline::Fail).into_future());
+    for call in within(LIMIT, "the refusals", join_all(calls)).await {
+        assert_eq!(call.unwrap_err().kind(), ErrorKind::Offline);
+    }
+}

@@ -152,6 +152,19 @@ fn when_the_last_handle_is_gone_what_was_accepted_is_still_sent() {
 }
 
 #[test]
+fn a_session_that_is_dropped_tells_what_became_of_a_message() {
+    let mut bench = Bench::connected();
+    let mut sent = bench.publish("1", QOS1);
+    bench.sent();
+    let mut unsent = bench.publish("2", QOS1);
+    drop(bench);
+    for (publish, outcome) in [(&mut sent, Outcome::Unknown), (&mut unsent, Outcome::NotSent)] {
+        let error = answered(publish).unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (crate::ErrorKind::Closed, outcome));
+    }
+}
+
+#[test]
 fn the_end_answers_everyone() {
     let mut bench = Bench::connected();
     let mut publish = bench.publish("1", QOS1);

@@ -277,6 +277,21 @@ fn a_publish_whose_caller_leaves_before_it_is_sent_is_not_sent() {
 }
 
 #[test]
+fn callers_that_come_and_go_without_a_connection_do_not_pile_up() {
+    let mut bench = Bench::new();
+    let mut stays = bench.publish("stays", QOS1);
+    for _ in 0..10_000 {
+        drop(bench.publish("left", QOS1));
+    }
+    assert!(bench.session.publishes.len() <= 1024, "{}", bench.session.publishes.len());
+    bench.connect(false);
+    assert_eq!(bench.sent(), [published("stays", QOS1, 1, false)]);
+    bench.receive(Inbound::PubAck { id: 1, refused: None });
+    assert_eq!(answered(&mut stays).unwrap(), Delivery::Acknowledged);
+    bench.has_nothing();
+}
+
+#[test]
 fn withdrawing_most_of_the_queue_keeps_the_count() {
     // The sweep comes in the midst of them, at every possible place.
     for withdrawn in 0..12 {

@@ -198,6 +198,19 @@ fn a_filter_refused_after_a_reconnect_fails_the_call_that_waits_for_its_reply() 
 }
 
 #[test]
+fn a_request_that_the_broker_refuses_fails_at_once_and_gives_its_turn_on() {
+    let mut bench = ready();
+    let (_, mut refused) = bench.request("refused", "r");
+    let (_, mut next) = bench.request("next", "r");
+    assert_eq!(bench.sent(), [requested("refused", 1, false)]);
+    bench.receive(Inbound::PubAck { id: 1, refused: Some(0x87) });
+    assert_eq!(fails(&mut refused), (ErrorKind::PublishRefused(0x87), Outcome::Refused));
+    assert_eq!(bench.sent(), [requested("next", 1, false)]);
+    reply(&mut bench, "done");
+    assert_eq!(texts(answered(&mut next)), ["done"]);
+}
+
+#[test]
 fn a_reply_survives_a_reconnect() {
     for session_present in [true, false] {
         let mut bench = ready();

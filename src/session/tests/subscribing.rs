@@ -275,6 +275,21 @@ fn a_caller_that_leaves_before_the_suback_ends_its_subscription() {
 }
 
 #[test]
+fn callers_that_come_and_go_without_a_connection_do_not_pile_up() {
+    let mut bench = Bench::new();
+    let mut stays = bench.subscribe(&["f"]);
+    for n in 0..1_000 {
+        drop(bench.subscribe(&["f", &format!("left/{n}")]));
+    }
+    let held = (bench.session.subscriptions.subscribers.len(), bench.session.subscriptions.filters.len());
+    assert!(held.0 <= 64 && held.1 <= 64, "{held:?}");
+    bench.connect(false);
+    bench.sent();
+    bench.grant(1, &[QOS1].repeat(held.1));
+    assert!(answered(&mut stays).is_ok());
+}
+
+#[test]
 fn overlapping_filters_deliver_one_message_once() {
     let mut bench = Bench::connected();
     let mut feed = bench.subscribe(&["f", "+", "#"]);

@@ -1,0 +1,53 @@
+//! User name and password, fixed or fresh for each connection.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::check_field;
+use crate::Error;
+
+/// A user name and a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    pub(crate) username: String,
+    pub(crate) password: Option<String>,
+}
+
+impl Login {
+    /// With a user name and a password.
+    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self { username: username.into(), password: Some(password.into()) }
+    }
+
+    /// With a user name alone.
+    pub fn username(username: impl Into<String>) -> Self {
+        Self { username: username.into(), password: None }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.username.is_empty() {
+            // MQTT 3.1.1 forbids a password without a user name, and brokers refuse an empty one.
+            return Err(Error::invalid_options("the user name is empty"));
+        }
+        check_field("user name", &self.username)?;
+        check_field("password", self.password.as_deref().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+type LoginFuture = Pin<Box<dyn Future<Output = Result<Login, Error>> + Send>>;
+
+#[derive(Clone)]
+pub(crate) enum Credentials {
+    None,
+    Fixed(Login),
+    /// Asked before each CONNECT.
+    Fresh(Arc<dyn Fn() -> LoginFuture + Send + Sync>),
+}
