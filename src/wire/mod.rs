@@ -177,16 +177,20 @@ impl Codec {
         };
         let Some(topic_length) = read_u16(buf, frame.header) else { return Ok(None) };
         let id_at = frame.header + 2 + usize::from(topic_length);
-        let (id, end) = match qos {
-            QoS::AtMostOnce => (0, id_at),
+        let end = if qos == QoS::AtMostOnce { id_at } else { id_at + 2 };
+        let malformed = || Error::protocol("the broker sent a malformed PUBLISH");
+        if end > frame.len() {
+            // Before the identifier is waited for: the bytes after this packet are not part of it.
+            return Err(malformed());
+        }
+        let id = match qos {
+            QoS::AtMostOnce => 0,
             _ => match read_u16(buf, id_at) {
-                Some(id) => (id, id_at + 2),
+                Some(0) => return Err(malformed()),
+                Some(id) => id,
                 None => return Ok(None),
             },
         };
-        if end > frame.len() || (qos != QoS::AtMostOnce && id == 0) {
-            return Err(Error::protocol("the broker sent a malformed PUBLISH"));
-        }
         let gone = end.min(buf.len());
         buf.advance(gone);
         self.skip = frame.len() - gone;
@@ -357,6 +361,7 @@ mod tests {
             ("SUBACK with an unknown code", &[0x90, 3, 0, 1, 7]),
             ("SUBACK without codes", &[0x90, 2, 0, 1]),
             ("a SUBACK larger than the limit", &[0x90, 0xff, 0x7f]),
+            ("topic longer than a packet over the limit", &[0x32, 0x81, 0x08, 0xff, 0xff]),
         ];
         for (what, bytes) in bad {
             assert!(decode_all(bytes, 1024).is_err(), "{what}");
