@@ -390,6 +390,9 @@ mod tests {
         assert_eq!(refusal(4), Refusal::BadUserNameOrPassword);
         assert_eq!(refusal(5), Refusal::NotAuthorized);
         assert_eq!(refusal(200), Refusal::Other(200));
+        // A length of two, in two bytes.
+        let long = decode_all(&[0x20, 0x82, 0, 9, 0, 0x20, 0x82, 0, 0, 9], 1024).unwrap();
+        assert!(matches!(long[..], [Inbound::ConnAck(Ok(_)), Inbound::ConnAck(Err(Refusal::Other(9)))]), "{long:?}");
     }
 
     #[test]
