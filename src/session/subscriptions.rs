@@ -94,6 +94,9 @@ pub(super) enum Window {
 
 type Hasher = foldhash::fast::RandomState;
 
+/// The length at which forgotten filters are swept out of a list of few others.
+const MIN_SWEEP: usize = 64;
+
 /// The most topics that one link remembers.
 const REMEMBERED: usize = 4096;
 
@@ -266,7 +269,17 @@ impl Subscriptions {
         if shared.links.is_empty() {
             if let Some(shared) = self.filters.remove(key) {
                 self.router.remove(&shared.filter);
+                self.sweep_due();
             }
+        }
+    }
+
+    /// Without a connection nobody takes forgotten filters out of the list of those due.
+    fn sweep_due(&mut self) {
+        let Self { filters, due, .. } = self;
+        if due.len() > 2 * filters.len() + MIN_SWEEP {
+            due.retain(|key| filters.contains_key(*key));
+            due.shrink_to(2 * due.len() + MIN_SWEEP);
         }
     }
 }
