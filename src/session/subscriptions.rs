@@ -284,7 +284,7 @@ impl Subscriptions {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(fuzzing, test))]
 impl Subscriptions {
     pub(super) fn assert_empty(&self) {
         let held = (self.router.len(), self.filters.len(), self.subscribers.len(), self.due.len());

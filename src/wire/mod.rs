@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{Error, Filter, QoS, Refusal, Topic};
 
-#[cfg(test)]
+#[cfg(any(fuzzing, test))]
 pub(crate) mod peer;
 mod v4;
 
