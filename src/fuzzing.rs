@@ -79,7 +79,7 @@ pub fn session(data: &[u8]) {
     let mut steps = 0;
     while !input.is_empty() && !world.is_over && steps < MAX_STEPS {
         let times = match input.byte() {
-            MANY => usize::from(input.byte()) + 1,
+            MANY => usize::from(input.byte() % 64) + 1,
             step => {
                 world.step(step, &mut input);
                 1
@@ -99,8 +99,8 @@ pub fn session(data: &[u8]) {
 }
 
 /// Keeps one input from taking seconds.
-const MAX_STEPS: usize = 2_000;
-/// The next step, up to 255 times.
+const MAX_STEPS: usize = 500;
+/// The next step, up to 64 times.
 const MANY: u8 = 0xff;
 /// As many as the actor hands on in one turn.
 const PACKETS: usize = 512;
@@ -694,5 +694,11 @@ mod tests {
         for input in inputs(4_000, 400, common) {
             session(&input);
         }
+    }
+
+    #[test]
+    fn a_flood_of_what_wants_an_answer_stops_at_the_bound() {
+        let flood = [MANY, 63, 9, 4, 255, 0x62, 2, 0, 1];
+        session(&[&[0; 7][..], &[14, 0], &flood, &flood].concat());
     }
 }
