@@ -84,6 +84,9 @@ mod collect;
 mod command;
 mod connection;
 mod error;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod message;
 mod options;
 mod publish;

@@ -85,6 +85,11 @@ impl<V> Router<V> {
         }
     }
 
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The node of `filter`, made if need be.
     fn make_path(&mut self, filter: &Filter) -> u32 {
         let mut node = ROOT;
@@ -284,10 +289,6 @@ mod tests {
 
     /// What only tests ask.
     impl<V> Router<V> {
-        pub(crate) fn len(&self) -> usize {
-            self.len
-        }
-
         fn is_empty(&self) -> bool {
             self.len == 0
         }

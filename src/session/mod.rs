@@ -25,6 +25,8 @@ use crate::Error;
 
 mod close;
 mod deadlines;
+#[cfg(any(fuzzing, test))]
+mod held;
 mod in_flight;
 mod keep_alive;
 mod publish;

@@ -536,8 +536,16 @@ impl Session {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(fuzzing, test))]
 impl Publishes {
+    pub(super) fn count_held(&self, held: &mut super::held::Held) {
+        held.queued = self.queue.len();
+        held.places = self.queue.places();
+        held.calls = self.calls.len();
+        held.repeat = self.repeat.len();
+        held.unwritten = self.unwritten.len();
+    }
+
     /// Nothing is held, nor much memory for it.
     pub(super) fn assert_empty(&self) {
         self.queue.assert_empty();

@@ -104,7 +104,13 @@ impl Queue {
         self.entries.shrink_to(2 * self.entries.len() + KEPT);
     }
 
-    #[cfg(test)]
+    /// The entries, taken out or not.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    #[cfg(any(fuzzing, test))]
     pub(super) fn assert_empty(&self) {
         assert_eq!((self.len, self.entries.len()), (0, 0));
         assert!(self.entries.capacity() <= KEPT * 2);

@@ -96,8 +96,12 @@ impl Receiving {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(fuzzing, test))]
 impl Receiving {
+    pub(super) fn waiting_acks(&self) -> usize {
+        self.acks.len()
+    }
+
     /// Nothing is held, nor much memory for it.
     pub(super) fn assert_empty(&self) {
         assert_eq!((self.unreleased.len(), self.acks.len()), (0, 0));

@@ -321,8 +321,14 @@ impl Pending {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(fuzzing, test))]
 impl Requests {
+    pub(super) fn count_held(&self, held: &mut super::held::Held) {
+        held.requests = self.pending.len();
+        held.requests_by_id = self.by_id.len();
+        held.reply_queues = self.queues.len();
+    }
+
     pub(super) fn assert_empty(&self) {
         assert_eq!((self.pending.len(), self.by_id.len(), self.queues.len()), (0, 0, 0));
     }

@@ -97,7 +97,7 @@ pub(super) enum Window {
 
 type Hasher = foldhash::fast::RandomState;
 
-/// Up to this many subscribers are not worth a sweep.
+/// Lists up to this length are not worth a sweep.
 const MIN_SWEEP: usize = 64;
 
 /// The most topics that one link remembers.
@@ -289,12 +289,22 @@ impl Subscriptions {
         if shared.links.is_empty() {
             if let Some(shared) = self.filters.remove(key) {
                 self.router.remove(&shared.filter);
+                self.sweep_due();
             }
+        }
+    }
+
+    /// Without a connection nobody takes forgotten filters out of the list of those due.
+    fn sweep_due(&mut self) {
+        let Self { filters, due, .. } = self;
+        if due.len() > 2 * filters.len() + MIN_SWEEP {
+            due.retain(|key| filters.contains_key(*key));
+            due.shrink_to(2 * due.len() + MIN_SWEEP);
         }
     }
 }
 
-#[cfg(test)]
+#[cfg(any(fuzzing, test))]
 impl Subscriptions {
     pub(super) fn assert_empty(&self) {
         let held = (self.router.len(), self.filters.len(), self.subscribers.len(), self.due.len());

@@ -257,13 +257,7 @@ impl Bench {
     }
 
     fn has_nothing(&self) {
-        self.session.publishes.assert_empty();
-        self.session.requests.assert_empty();
-        self.session.receiving.assert_empty();
-        self.session.subscriptions.assert_empty();
-        for on in [On::Published, On::Released, On::Asked] {
-            assert_eq!(self.session.in_flight.len(on), 0, "{on:?}");
-        }
+        self.session.assert_empty();
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{Error, Filter, QoS, Refusal, Topic};
 
-#[cfg(test)]
+#[cfg(any(fuzzing, test))]
 pub(crate) mod peer;
 mod v4;
 
@@ -184,16 +184,20 @@ impl Codec {
         };
         let Some(topic_length) = read_u16(buf, frame.header) else { return Ok(None) };
         let id_at = frame.header + 2 + usize::from(topic_length);
-        let (id, end) = match qos {
-            QoS::AtMostOnce => (0, id_at),
+        let end = if qos == QoS::AtMostOnce { id_at } else { id_at + 2 };
+        let malformed = || Error::protocol("the broker sent a malformed PUBLISH");
+        if end > frame.len() {
+            // Before the identifier is waited for: the bytes after this packet are not part of it.
+            return Err(malformed());
+        }
+        let id = match qos {
+            QoS::AtMostOnce => 0,
             _ => match read_u16(buf, id_at) {
-                Some(id) => (id, id_at + 2),
+                Some(0) => return Err(malformed()),
+                Some(id) => id,
                 None => return Ok(None),
             },
         };
-        if end > frame.len() || (qos != QoS::AtMostOnce && id == 0) {
-            return Err(Error::protocol("the broker sent a malformed PUBLISH"));
-        }
         let gone = end.min(buf.len());
         buf.advance(gone);
         self.skip = frame.len() - gone;
@@ -364,6 +368,7 @@ mod tests {
             ("SUBACK with an unknown code", &[0x90, 3, 0, 1, 7]),
             ("SUBACK without codes", &[0x90, 2, 0, 1]),
             ("a SUBACK larger than any SUBSCRIBE asks for", &[0x90, 0xff, 0x7f]),
+            ("topic longer than a packet over the limit", &[0x32, 0x81, 0x08, 0xff, 0xff]),
         ];
         for (what, bytes) in bad {
             assert!(decode_all(bytes, 1024).is_err(), "{what}");
@@ -398,6 +403,9 @@ mod tests {
         assert_eq!(refusal(4), Refusal::BadUserNameOrPassword);
         assert_eq!(refusal(5), Refusal::NotAuthorized);
         assert_eq!(refusal(200), Refusal::Other(200));
+        // A length of two, in two bytes.
+        let long = decode_all(&[0x20, 0x82, 0, 9, 0, 0x20, 0x82, 0, 0, 9], 1024).unwrap();
+        assert!(matches!(long[..], [Inbound::ConnAck(Ok(_)), Inbound::ConnAck(Err(Refusal::Other(9)))]), "{long:?}");
     }
 
     #[test]

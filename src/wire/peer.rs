@@ -1,4 +1,4 @@
-//! The other end of the wire, for tests: what a client sent.
+//! The other end of the wire, for tests and fuzzing: what a client sent.
 
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::v4::{self, Packet};

@@ -83,8 +83,9 @@ fn written<E: std::fmt::Debug>(outcome: &Result<usize, E>) {
 /// Takes the packet that `frame` describes out of `buf`, which holds all of it.
 pub(super) fn decode(frame: Frame, buf: &mut BytesMut) -> Result<Inbound, Error> {
     check_fixed_header(frame)?;
-    if frame.kind() == CONNACK && buf[3] > 5 {
-        let code = buf[3];
+    // Not at a fixed place: the length may be written in more bytes than it needs.
+    let code = buf.get(frame.header + 1).copied().unwrap_or_default();
+    if frame.kind() == CONNACK && code > 5 {
         buf.advance(frame.len());
         return Ok(Inbound::ConnAck(Err(Refusal::Other(code))));
     }

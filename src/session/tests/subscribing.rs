@@ -365,3 +365,23 @@ fn a_subscribe_that_does_not_wait_for_a_connection_fails_with_the_one_it_was_ask
     assert_eq!(bench.sent(), []);
     bench.has_nothing();
 }
+
+#[test]
+fn filters_that_come_and_go_without_a_connection_leave_nothing() {
+    let mut bench = Bench::new();
+    let kept = bench.subscribe(&["kept"]);
+    for n in 0..10_000 {
+        let (id, answer) = bench.request_as("q", &format!("a/{n}"), 1, Offline::Wait, SECOND);
+        drop(answer);
+        bench.session.handle_notice(Notice::RequestGone(id), bench.now);
+        let answer = bench.subscribe_within(&[&format!("b/{n}")], QOS1, Retained::IfFirst, SECOND);
+        bench.advance(SECOND / 10);
+        drop(answer);
+    }
+    bench.advance(LONG / 2);
+    let due = bench.session.subscriptions.due.len();
+    assert!(due < 100, "{due} are due");
+    bench.connect(false);
+    assert_eq!(bench.sent(), [subscribed(1, &[("kept", QOS1)])]);
+    drop(kept);
+}
