@@ -61,6 +61,10 @@ const BATCH: usize = 256;
 /// Packets handled before subscribers get their turn: as many as a Tokio task takes from a channel in one turn, so that
 /// one that keeps up loses nothing, however many tasks share a thread.
 const PACKETS: usize = 128;
+/// Between two attempts to connect, whatever the policy says: without a pause a broker that refuses is flooded.
+const SHORTEST_DELAY: Duration = Duration::from_millis(10);
+/// How long a peer may hold up the end of the byte stream.
+const SHUTDOWN: Duration = Duration::from_secs(1);
 /// Turns before other tasks get theirs.
 const TURNS: usize = 16;
 /// How long the ended actor looks for commands that were being sent at that moment.
@@ -237,7 +241,7 @@ impl Actor {
             true => None,
             false => self.options.reconnect.delay(&lost),
         };
-        let retry_at = delay.map(|delay| now + delay.min(FAR));
+        let retry_at = delay.map(|delay| now + delay.clamp(SHORTEST_DELAY, FAR));
         self.link = Link::Waiting { until: retry_at.unwrap_or(now) };
         // Before the callers are told: one that then looks at the state finds what it was told.
         match retry_at {
@@ -271,11 +275,12 @@ impl Actor {
     async fn finish(mut self) {
         self.commands.close();
         while self.commands.try_recv().is_ok() {}
+        // Before the answers: whoever is told "closed" sees the same in the state.
+        self.state.send_replace(State::Closed { reason: self.end });
         let (replies, unfinished) = self.session.finish();
         if let Link::Up { connection, .. } = self.link {
-            connection.shutdown().await;
+            let _ = timeout(SHUTDOWN, connection.shutdown()).await;
         }
-        self.state.send_replace(State::Closed { reason: self.end });
         for reply in replies {
             reply.send(Ok(unfinished));
         }

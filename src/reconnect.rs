@@ -37,7 +37,8 @@ impl Lost {
 /// });
 /// ```
 pub trait ReconnectPolicy: Send + Sync + 'static {
-    /// The delay before the next attempt, or None to stop: the agent then closes, and everything that waits is told.
+    /// The delay before the next attempt, at least 10 ms, or None to stop: the agent then closes, and everything that
+    /// waits is told.
     fn delay(&self, lost: &Lost) -> Option<Duration>;
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_core::{FusedStream, Stream};
 use tokio::sync::broadcast;
+use tokio::time::timeout;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::wrappers::BroadcastStream;
 
@@ -198,7 +199,7 @@ impl IntoFuture for Subscribe {
         let counters = self.agent.counters();
         let filters = match self.check() {
             Ok(filters) => filters,
-            Err(error) => return SubscribeFuture { call: Call::refused(error), counters },
+            Err(error) => return SubscribeFuture { call: Call::refused(error), counters, timeout: self.timeout },
         };
         let deadline = deadline_after(self.timeout);
         let (reply, answer) = Reply::channel();
@@ -212,7 +213,7 @@ impl IntoFuture for Subscribe {
             reply,
         };
         let call = Call::new(self.agent.into_shared(), Command::Subscribe(command), answer, deadline);
-        SubscribeFuture { call, counters }
+        SubscribeFuture { call, counters, timeout: self.timeout }
     }
 }
 
@@ -225,6 +226,7 @@ impl IntoFuture for Subscribe {
 pub struct SubscribeFuture {
     call: Call<Feed>,
     counters: Arc<Counters>,
+    timeout: Duration,
 }
 
 impl Future for SubscribeFuture {
@@ -232,7 +234,7 @@ impl Future for SubscribeFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let feed = ready!(self.call.poll(cx))?;
-        Poll::Ready(Ok(Subscription::new(feed, self.counters.clone())))
+        Poll::Ready(Ok(Subscription::new(feed, self.counters.clone(), self.timeout)))
     }
 }
 
@@ -265,17 +267,19 @@ pub struct Subscription {
     guard: Arc<SubscriberGuard>,
     granted: Arc<[(Filter, QoS)]>,
     counters: Arc<Counters>,
+    timeout: Duration,
     is_ended: bool,
 }
 
 impl Subscription {
-    fn new(feed: Feed, counters: Arc<Counters>) -> Self {
+    fn new(feed: Feed, counters: Arc<Counters>, timeout: Duration) -> Self {
         Self {
             events: BroadcastStream::new(feed.events),
             channel: feed.channel,
             guard: Arc::new(feed.guard),
             granted: feed.granted.into(),
             counters,
+            timeout,
             is_ended: false,
         }
     }
@@ -295,7 +299,8 @@ impl Subscription {
     }
 
     /// Ends the subscription and returns when the broker has confirmed (UNSUBACK), at once where others still want the
-    /// filters, also those of a clone. Without a connection it waits for the next one, with no deadline of its own.
+    /// filters, also those of a clone. Without a connection it waits for the next one, within the
+    /// [`timeout`](Subscribe::timeout) the subscription was made with.
     ///
     /// # Cancel safety
     ///
@@ -303,11 +308,13 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the agent ends before.
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if the broker did not confirm in time; the subscription has
+    /// ended for this side all the same. [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the agent ends before.
     pub async fn unsubscribe(self) -> Result<(), Error> {
-        match Arc::into_inner(self.guard) {
-            Some(guard) => guard.unsubscribe().await.unwrap_or_else(|_| Err(Error::closed())),
-            None => Ok(()),
+        let Some(guard) = Arc::into_inner(self.guard) else { return Ok(()) };
+        match timeout(self.timeout, guard.unsubscribe()).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(Error::closed())),
+            Err(_) => Err(Error::timeout("the broker did not confirm the end of the subscription in time")),
         }
     }
 }
@@ -325,6 +332,7 @@ impl Clone for Subscription {
             guard: self.guard.clone(),
             granted: self.granted.clone(),
             counters: self.counters.clone(),
+            timeout: self.timeout,
             is_ended: false,
         }
     }
