@@ -18,6 +18,10 @@ use crate::publish::Delivery;
 use crate::wire::{self, Codec, Outbound, PacketId};
 use crate::{Error, Outcome, QoS};
 
+mod replay;
+
+use replay::Suspicion;
+
 slotmap::new_key_type! {
     /// Names a publish whose caller waits.
     pub(super) struct CallKey;
@@ -39,19 +43,6 @@ pub(super) struct Publishes {
     sweep_at: usize,
     suspicion: Suspicion,
 }
-
-/// Some brokers answer a message that they do not allow by closing the connection. Nobody waits for a message that was
-/// handed over, so it would be sent again for ever, and nothing behind it would get through.
-#[derive(Debug, Default)]
-struct Suspicion {
-    /// The first message that was unacknowledged when the last connections ended, and how many that were, one after the
-    /// other, without any acknowledgement.
-    rank: u64,
-    connections: u32,
-}
-
-/// After so many the message is given up. A line that is merely bad gets an acknowledgement through before that.
-const GIVE_UP_AFTER: u32 = 10;
 
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -313,42 +304,6 @@ impl Session {
         true
     }
 
-    /// Sends again what was in flight when the last connection was lost.
-    pub(super) fn transmit_repeated(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) -> bool {
-        while let Some(id) = self.publishes.repeat.pop_front() {
-            match self.in_flight.get_mut(id) {
-                Some((on, Entry::Publish(outgoing))) if outgoing.repeat => {
-                    outgoing.repeat = false;
-                    // Nothing is sent again after its deadline, so that no door opens minutes later, nor a request
-                    // that is over, whose reply would be taken for the next one's.
-                    let is_over = outgoing.is_expired(now)
-                        || matches!(outgoing.owner, Owner::Request(request) if !self.requests.is_pending(request));
-                    if is_over && on == On::Published {
-                        if outgoing.publish.qos == QoS::AtLeastOnce {
-                            self.in_flight.remove(id);
-                            continue;
-                        }
-                        // The broker may hold the identifier, and would take the next message under it for a
-                        // repetition. A PUBREL makes it let go without bringing the message once more.
-                        self.in_flight.move_to(id, On::Released);
-                        codec.encode(Outbound::PubRel(id), buf);
-                        return true;
-                    }
-                    // MQTT-3.3.1-1: a publish that is sent again carries DUP.
-                    let outbound = match on {
-                        On::Released => Outbound::PubRel(id),
-                        _ => Outbound::Publish { publish: &mut outgoing.publish, id, dup: true },
-                    };
-                    codec.encode(outbound, buf);
-                    self.counters.published().add(u64::from(on == On::Published));
-                    return true;
-                }
-                _ => {}
-            }
-        }
-        false
-    }
-
     /// QoS 0 is done when its last byte is written.
     pub(super) fn settle_written(&mut self, written: u64) {
         while self.publishes.unwritten.front().is_some_and(|publish| publish.end <= written) {
@@ -409,102 +364,6 @@ impl Session {
             call.reply.send(Err(error.with_outcome(Outcome::Unknown)));
         } else {
             call.reply.send(Err(too_late()));
-        }
-    }
-
-    /// The connection is lost: what was encoded at QoS 0 will not be sent again, so its fate is decided now.
-    pub(super) fn suspend_publishes(&mut self, written: u64, now: Instant) {
-        self.publishes.repeat.clear();
-        for Unwritten { start, call, .. } in std::mem::take(&mut self.publishes.unwritten) {
-            let outcome = if start < written { Outcome::Unknown } else { Outcome::NotSent };
-            let error = Error::connection("the connection was lost before the message was written");
-            self.publishes.settle(Owner::Call(call), Err(error.with_outcome(outcome)));
-        }
-        self.suspect_first(now);
-        // What waits unsent is taken back, or handed over, as its caller chose for times without a connection. What
-        // was sent before stays in doubt, as it was in flight.
-        let Publishes { queue, calls, allowance, .. } = &mut self.publishes;
-        queue.take(|outgoing| {
-            let Owner::Call(key) = outgoing.owner else { return false };
-            let unsent = calls.get(key).filter(|call| !call.sent);
-            let Some(offline) = unsent.map(|call| call.offline).filter(|offline| *offline != Offline::Wait) else {
-                return false;
-            };
-            let Some(call) = calls.remove(key) else { return false };
-            if call.reply.is_abandoned() {
-                return true;
-            }
-            if offline == Offline::Fail {
-                call.reply.send(Err(Error::offline()));
-                return true;
-            }
-            outgoing.share = allowance.take(weight(&outgoing.publish.topic, &outgoing.publish.payload));
-            if outgoing.share.is_none() {
-                call.reply.send(Err(Error::queue_full()));
-                return true;
-            }
-            call.reply.send(Ok(Delivery::Queued));
-            outgoing.owner = Owner::Nobody;
-            outgoing.deadline = None;
-            false
-        });
-    }
-
-    /// A connection ended: was it because of the first message that it should have acknowledged?
-    fn suspect_first(&mut self, now: Instant) {
-        let Some(id) = self.in_flight.ids(On::Published).next() else { return };
-        let Some((_, Entry::Publish(first))) = self.in_flight.get_mut(id) else { return };
-        let suspicion = &mut self.publishes.suspicion;
-        if suspicion.rank != first.rank {
-            *suspicion = Suspicion { rank: first.rank, connections: 0 };
-        }
-        suspicion.connections += 1;
-        // One with a deadline is not sent again for ever.
-        if suspicion.connections < GIVE_UP_AFTER || first.deadline.is_some() {
-            return;
-        }
-        tracing::warn!(topic = %first.publish.topic, "given up: {GIVE_UP_AFTER} connections ended on this message");
-        self.counters.given_up().add(1);
-        // What has passed its deadline is not sent again.
-        first.deadline = Some(now);
-        self.publishes.suspicion = Suspicion::default();
-    }
-
-    /// A new connection. With the session everything unacknowledged goes out again under its identifier; without it,
-    /// the same messages are new publishes, ahead of those that waited.
-    pub(super) fn resume_publishes(&mut self, session_present: bool, now: Instant) {
-        if session_present {
-            let released = self.in_flight.ids(On::Released);
-            self.publishes.repeat = released.chain(self.in_flight.ids(On::Published)).collect();
-            for id in &self.publishes.repeat {
-                if let Some((_, Entry::Publish(outgoing))) = self.in_flight.get_mut(*id) {
-                    outgoing.repeat = true;
-                }
-            }
-            return;
-        }
-        // A released message is among them: whether the broker passed it on before it forgot us cannot be known, and
-        // once more is better than not at all.
-        let mut unacked: Vec<_> = [self.in_flight.clear(On::Released), self.in_flight.clear(On::Published)]
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| match entry {
-                Entry::Publish(outgoing) => Some(outgoing),
-                Entry::Subscribe(_) | Entry::Unsubscribe(_) => None,
-            })
-            .collect();
-        unacked.sort_unstable_by_key(|outgoing| std::cmp::Reverse(outgoing.rank));
-        for mut outgoing in unacked {
-            let owner = outgoing.owner;
-            let is_over = matches!(owner, Owner::Request(request) if !self.requests.is_pending(request));
-            // A call that ended, by its deadline, has nothing to be sent again; one whose caller left has.
-            let is_over = is_over || matches!(owner, Owner::Call(call) if !self.publishes.is_pending(call));
-            if is_over || outgoing.is_expired(now) {
-                continue;
-            }
-            outgoing.repeat = false;
-            let place = self.publishes.queue.push_front(outgoing);
-            self.note_place(owner, Some(place));
         }
     }
 
