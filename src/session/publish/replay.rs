@@ -3,11 +3,12 @@
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::{Owner, Publishes, Unwritten};
+use super::{Outgoing, Owner, Publishes, Unwritten};
 use crate::allowance::weight;
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::session::in_flight::On;
+use crate::session::request::Requests;
 use crate::session::{Entry, Session};
 use crate::wire::{Codec, Outbound};
 use crate::{Error, Outcome, QoS};
@@ -24,6 +25,14 @@ pub(super) struct Suspicion {
 
 /// After so many the message is given up. A line that is merely bad gets an acknowledgement through before that.
 const GIVE_UP_AFTER: u32 = 10;
+
+impl Outgoing {
+    /// Nothing is sent again after its deadline, so that no door opens minutes later, nor a request that is over, whose
+    /// reply would be taken for the next one's.
+    fn is_over(&self, requests: &Requests, now: Instant) -> bool {
+        self.is_expired(now) || matches!(self.owner, Owner::Request(request) if !requests.is_pending(request))
+    }
+}
 
 impl Session {
     /// The connection is lost: what was encoded at QoS 0 will not be sent again, so its fate is decided now.
@@ -110,10 +119,8 @@ impl Session {
         unacked.sort_unstable_by_key(|outgoing| std::cmp::Reverse(outgoing.rank));
         for mut outgoing in unacked {
             let owner = outgoing.owner;
-            let is_over = matches!(owner, Owner::Request(request) if !self.requests.is_pending(request));
-            // A call that ended, by its deadline, has nothing to be sent again; one whose caller left has.
-            let is_over = is_over || matches!(owner, Owner::Call(call) if !self.publishes.is_pending(call));
-            if is_over || outgoing.is_expired(now) {
+            // A message whose caller left after a first sending is still owed to the broker, until its deadline.
+            if outgoing.is_over(&self.requests, now) {
                 continue;
             }
             outgoing.repeat = false;
@@ -128,11 +135,7 @@ impl Session {
             match self.in_flight.get_mut(id) {
                 Some((on, Entry::Publish(outgoing))) if outgoing.repeat => {
                     outgoing.repeat = false;
-                    // Nothing is sent again after its deadline, so that no door opens minutes later, nor a request
-                    // that is over, whose reply would be taken for the next one's.
-                    let is_over = outgoing.is_expired(now)
-                        || matches!(outgoing.owner, Owner::Request(request) if !self.requests.is_pending(request));
-                    if is_over && on == On::Published {
+                    if outgoing.is_over(&self.requests, now) && on == On::Published {
                         if outgoing.publish.qos == QoS::AtLeastOnce {
                             self.in_flight.remove(id);
                             continue;
