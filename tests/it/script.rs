@@ -3,31 +3,17 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
 
 use futures::poll;
-use mqtt_agent::{Agent, Lost, Options, QoS, Stats};
+use mqtt_agent::{Agent, QoS};
 use rumqttc::mqttbytes::v4::{Publish, Subscribe, SubscribeReasonCode};
 use rumqttc::mqttbytes::QoS as WireQoS;
 
-use crate::support::{within, Peer, Scripted, LIMIT};
+use crate::support::{Peer, Scripted};
 
-/// Reconnects at once.
-pub(crate) fn at_once(_: &Lost) -> Option<Duration> {
-    Some(Duration::from_millis(1))
-}
+pub(crate) use crate::common::{linked as connect, options, stats as settled};
 
-pub(crate) fn options(url: &str) -> Options {
-    Agent::builder(url).unwrap().reconnect(at_once)
-}
-
-/// An agent and the far end of its connection.
-pub(crate) async fn connect(scripted: &Scripted, options: Options) -> (Agent, Peer) {
-    let (agent, (peer, _)) = tokio::join!(Agent::connect(options), scripted.accept_session(false));
-    (agent.unwrap(), peer)
-}
-
-/// The same with default options.
+/// An agent with default options and the far end of its connection.
 pub(crate) async fn pair() -> (Scripted, Agent, Peer) {
     let scripted = Scripted::listen().await;
     let (agent, peer) = connect(&scripted, options(&scripted.url())).await;
@@ -74,16 +60,6 @@ pub(crate) fn numbered(topic: &str, payload: &str, qos: WireQoS, pkid: u16) -> P
 /// Polls once: starts what is not started, and tells whether it is over.
 pub(crate) async fn is_pending<F: Future>(future: &mut Pin<&mut F>) -> bool {
     matches!(poll!(future), Poll::Pending)
-}
-
-/// Waits until the agent's counters are as they should be.
-pub(crate) async fn settled(agent: &Agent, what: &str, reached: impl Fn(&Stats) -> bool) {
-    within(LIMIT, what, async {
-        while !reached(&agent.stats()) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
 }
 
 pub(crate) async fn received(agent: &Agent, count: u64) {
