@@ -93,7 +93,6 @@ impl Session {
         let publishes = self.abandon_publishes();
         self.subscriptions.abandon();
         self.count();
-        self.count_filters();
         let replies = self.closing.take().map(|closing| closing.replies).unwrap_or_default();
         (replies, Unfinished { publishes, requests })
     }

@@ -255,6 +255,8 @@ impl Session {
         self.counters.queued().set(self.publishes.len());
         self.counters.in_flight().set(self.in_flight.len(On::Published) + self.in_flight.len(On::Released));
         self.counters.pending_requests().set(self.requests.len());
+        self.counters.filters().set(self.subscriptions.filters.len());
+        self.counters.subscribers().set(self.subscriptions.subscribers.len());
     }
 
     fn transmit_ping(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {

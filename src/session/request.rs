@@ -141,7 +141,6 @@ impl Session {
         let filters = std::slice::from_ref(&filter);
         let queue = self.subscriptions.add(sink, filters, QoS::AtLeastOnce, Retained::Ignore);
         self.requests.queues.insert(filter, queue);
-        self.count_filters();
         queue
     }
 

@@ -38,7 +38,6 @@ impl Session {
         } else {
             self.arm(deadline, Due::Subscribe(subscriber));
         }
-        self.count_filters();
     }
 
     /// All filters of a subscriber are confirmed: its call returns.
@@ -70,17 +69,10 @@ impl Session {
         if let Some(Sink::Pending { reply, .. }) = subscriber.map(|subscriber| subscriber.sink) {
             reply.send(Err(error));
         }
-        self.count_filters();
     }
 
     pub(super) fn remove_subscriber(&mut self, key: SubscriberKey, reply: Option<Reply<()>>) {
         self.subscriptions.remove(key, reply);
-        self.count_filters();
-    }
-
-    pub(super) fn count_filters(&self) {
-        self.counters.filters().set(self.subscriptions.filters.len());
-        self.counters.subscribers().set(self.subscriptions.subscribers.len());
     }
 
     /// Sends one SUBSCRIBE or UNSUBSCRIBE for as many of the due filters as fit.
@@ -175,7 +167,6 @@ impl Session {
             }
             self.subscriptions.settle(key);
         }
-        self.count_filters();
         Ok(())
     }
 
@@ -242,7 +233,6 @@ impl Session {
             self.subscriptions.filters[key].handle_unsubscribed();
             self.subscriptions.settle(key);
         }
-        self.count_filters();
     }
 
     /// What was asked and not answered is asked again on the next connection, for those who want to wait for it.
@@ -269,7 +259,6 @@ impl Session {
             self.subscriptions.filters[key].handle_session_lost();
             self.subscriptions.settle(key);
         }
-        self.count_filters();
     }
 
     /// Hands a message to each subscriber that wants it, once.
