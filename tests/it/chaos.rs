@@ -32,7 +32,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const IN_FLIGHT: u16 = 20;
 /// How long a subscriber's connection lasts at least. Cut before mosquitto 2.0.11 has repeated its PUBRELs, it repeats
 /// the PUBLISHes instead on the next connection, which MQTT-4.3.3-1 forbids and no client can tell from new messages.
-const SETTLE: Duration = Duration::from_millis(30);
+const SETTLE: Duration = Duration::from_millis(100);
 /// The pause between publishes once there were enough of them: the lines are only kept busy.
 const TRICKLE: Duration = Duration::from_millis(30);
 /// How long one of these tests may take, on a slow machine too.
@@ -81,11 +81,14 @@ async fn publish_numbers(agent: Agent, task: u32, at_least: u32, enough: Arc<Ato
     number
 }
 
-/// Breaks the line again and again, in every way it can; the count is the line's own. `settle` is how long each
-/// connection is left alone first.
-async fn break_line(line: Arc<Proxy>, longest: u64, settle: Duration) {
+/// Breaks the line again and again, in every way it can; the count is the line's own. With `settle`, each
+/// connection of that agent is left alone until the broker has accepted it, and for `SETTLE` after that.
+async fn break_line(line: Arc<Proxy>, longest: u64, settle: Option<Agent>) {
     for round in 1_u64.. {
-        sleep(settle).await;
+        if let Some(agent) = &settle {
+            let _ = timeout(secs(5), agent.state().wait_for(State::is_connected)).await;
+            sleep(SETTLE).await;
+        }
         let before = line.connections();
         match round {
             33 | 66 | 99 => {
@@ -206,8 +209,8 @@ async fn cut_lines(broker: &Broker) {
     let enough = Arc::new(AtomicBool::new(false));
     let published = publish_all(&publisher, PUBLISHES_PER_TASK, &enough);
     let faults = [
-        tokio::spawn(break_line(publisher_line.clone(), 1600, Duration::ZERO)),
-        tokio::spawn(break_line(subscriber_line.clone(), 8000, SETTLE)),
+        tokio::spawn(break_line(publisher_line.clone(), 1600, None)),
+        tokio::spawn(break_line(subscriber_line.clone(), 8000, Some(subscriber.clone()))),
     ];
     let receiving = tokio::spawn(receive(stream, published));
     while publisher_line.connections() <= PUBLISHER_CUTS || subscriber_line.connections() <= SUBSCRIBER_CUTS {
