@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::watch;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::actor::{Actor, Lanes};
+use crate::actor::{Actor, First, Lanes};
 use crate::allowance::{Allowance, Share};
 use crate::call::deadline_after;
 use crate::collect::Collect;
@@ -19,6 +19,7 @@ use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
 use crate::options::Options;
 use crate::publish::Publish;
 use crate::request::Request;
+use crate::siblings::Siblings;
 use crate::state::State;
 use crate::stats::{Counters, Stats};
 use crate::subscribe::{IntoFilters, Subscribe};
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     options: Arc<Options>,
     counters: Arc<Counters>,
     requests: AtomicU64,
+    siblings: Arc<Siblings>,
+    runtime: Handle,
 }
 
 impl Agent {
@@ -75,6 +78,7 @@ impl Agent {
         O::Error: Into<Error>,
     {
         let (first, connected) = Reply::channel();
+        let first = First { reply: first, is_patient: false };
         let agent = Self::start(options.try_into().map_err(Into::into)?, Some(first))?;
         connected.await.unwrap_or_else(|_| Err(Error::closed()))?;
         Ok(agent)
@@ -104,15 +108,28 @@ impl Agent {
         Options::from_url(url)
     }
 
-    fn start(options: Options, first: Option<Reply<()>>) -> Result<Self, Error> {
+    fn start(options: Options, first: Option<First>) -> Result<Self, Error> {
         options.check()?;
         let runtime = Handle::try_current().map_err(|_| Error::no_runtime())?;
+        Ok(Self::start_on(runtime, options, first))
+    }
+
+    /// An agent on the runtime of this one, from whatever thread.
+    pub(crate) fn start_beside(&self, options: Options, first: First) -> Result<Self, Error> {
+        options.check()?;
+        let runtime = self.shared.runtime.clone();
+        let _context = runtime.enter();
+        Ok(Self::start_on(runtime.clone(), options, Some(first)))
+    }
+
+    fn start_on(runtime: Handle, options: Options, first: Option<First>) -> Self {
         let options = Arc::new(options);
         let counters = Arc::new(Counters::default());
         let allowance = Arc::new(Allowance::new(options.max_queued, options.max_queued_bytes));
         let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first);
         runtime.spawn(actor.run());
-        Ok(Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests: AtomicU64::new(0) }) })
+        let (requests, siblings) = (AtomicU64::new(0), Arc::default());
+        Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, siblings, runtime }) }
     }
 
     /// Publishes a message.
@@ -281,9 +298,10 @@ impl Agent {
         self.shared.lanes.state.clone()
     }
 
-    /// What the agent has done and holds.
+    /// What the agent has done and holds, the sessions of its subscriptions that acknowledge late
+    /// ([`Acks`](crate::Acks)) included.
     pub fn stats(&self) -> Stats {
-        self.shared.counters.snapshot()
+        self.shared.counters.snapshot().and(self.shared.siblings.stats())
     }
 
     /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Returns what was not
@@ -311,10 +329,24 @@ impl Agent {
     }
 
     async fn end(&self, drain_until: Option<Instant>) -> Result<Unfinished, Error> {
+        // All are told before the first is waited for: that may be as long as a caller cares to.
+        let others: Vec<_> = self.shared.siblings.close().iter().map(|agent| agent.begin_end(drain_until)).collect();
+        let own = self.begin_end(drain_until);
+        let mut unfinished = own.await.unwrap_or_else(|_| Err(Error::closed()));
+        for other in others {
+            // One that had ended before left nothing unfinished.
+            if let Ok(Ok(more)) = other.await {
+                unfinished = unfinished.map(|unfinished| unfinished.and(more));
+            }
+        }
+        unfinished
+    }
+
+    fn begin_end(&self, drain_until: Option<Instant>) -> oneshot::Receiver<Result<Unfinished, Error>> {
         let (reply, answer) = Reply::channel();
-        let close = Notice::Close(Close { drain_until, reply });
-        self.shared.lanes.notices.send(close).map_err(|_| Error::closed())?;
-        answer.await.unwrap_or_else(|_| Err(Error::closed()))
+        // Not sent, it answers "closed".
+        let _ = self.shared.lanes.notices.send(Notice::Close(Close { drain_until, reply }));
+        answer
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -323,6 +355,19 @@ impl Agent {
 
     pub(crate) fn counters(&self) -> Arc<Counters> {
         self.shared.counters.clone()
+    }
+
+    pub(crate) fn siblings(&self) -> &Arc<Siblings> {
+        &self.shared.siblings
+    }
+
+    pub(crate) fn notices(&self) -> mpsc::UnboundedSender<Notice> {
+        self.shared.lanes.notices.clone()
+    }
+
+    /// Whether it has ended, whoever ended it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.lanes.commands.is_closed()
     }
 
     pub(crate) fn into_shared(self) -> Arc<Shared> {

@@ -94,6 +94,7 @@ mod reconnect;
 mod request;
 mod router;
 mod session;
+mod siblings;
 mod state;
 mod stats;
 mod subscribe;
@@ -112,7 +113,7 @@ pub use reconnect::{Backoff, Lost, ReconnectPolicy};
 pub use request::{Request, RequestFuture, RequestMany, RequestManyFuture};
 pub use state::State;
 pub use stats::Stats;
-pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
+pub use subscribe::{Acks, IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
 pub use topic::{Filter, Topic};
 pub use wire::Version;
 

@@ -55,6 +55,8 @@ pub struct Options {
     pub(crate) stream_capacity: usize,
     pub(crate) reply_linger: Duration,
     pub(crate) reconnect: Arc<dyn ReconnectPolicy>,
+    /// In the session of a subscription that acknowledges late: how many messages may wait for that.
+    pub(crate) holds: Option<usize>,
 }
 
 /// What a call does while there is no connection.
@@ -99,6 +101,7 @@ impl Options {
             stream_capacity: 1024,
             reply_linger: Duration::from_secs(30),
             reconnect: Arc::new(Backoff::default()),
+            holds: None,
         }
     }
 

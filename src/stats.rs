@@ -27,6 +27,13 @@ macro_rules! counters {
                 Stats { $($name: self.$name.load(Relaxed),)* }
             }
         }
+
+        impl Stats {
+            /// The sums.
+            pub(crate) fn and(self, other: Self) -> Self {
+                Self { $($name: self.$name + other.$name,)* }
+            }
+        }
     };
 }
 

@@ -30,7 +30,8 @@ impl Session {
             return reply.send(Err(Error::offline()));
         }
         self.subscriptions.sweep();
-        let (events, first) = broadcast::channel(capacity);
+        // One more place than there may be messages, for a refusal.
+        let (events, first) = broadcast::channel(capacity + usize::from(self.receiving.is_holding()));
         let sink = Sink::Pending { offline, events, first, reply };
         let subscriber = self.subscriptions.add(sink, &filters, qos, retained);
         if self.subscriptions.subscribers[subscriber].pending == 0 {
@@ -41,7 +42,7 @@ impl Session {
     }
 
     /// All filters of a subscriber are confirmed: its call returns.
-    fn establish(&mut self, key: SubscriberKey) {
+    pub(super) fn establish(&mut self, key: SubscriberKey) {
         let Subscriptions { filters, subscribers, notices, .. } = &mut self.subscriptions;
         let Some(subscriber) = subscribers.get_mut(key) else { return };
         let Sink::Pending { events, .. } = &subscriber.sink else { return };
@@ -219,7 +220,11 @@ impl Session {
         for subscriber in refused {
             match self.subscriptions.subscribers.get(subscriber).map(|entry| &entry.sink) {
                 Some(Sink::Pending { .. }) => self.fail_subscriber(subscriber, error.clone()),
-                Some(Sink::Stream(events)) => drop(events.send(Err(error.clone()))),
+                Some(Sink::Stream(events)) => {
+                    if self.receiving.may_report(events.len()) {
+                        drop(events.send(Err(error.clone())));
+                    }
+                }
                 Some(Sink::Replies(_)) => self.refuse_requests(subscriber, &error, now),
                 None => {}
             }
@@ -261,8 +266,8 @@ impl Session {
         }
     }
 
-    /// Hands a message to each subscriber that wants it, once.
-    pub(super) fn deliver(&mut self, message: &Message, now: Instant) {
+    /// Hands a message to each subscriber that wants it, once; whether there was one.
+    pub(super) fn deliver(&mut self, message: &Message, now: Instant) -> bool {
         let Subscriptions { router, filters, subscribers, delivery, answered, hasher, .. } = &mut self.subscriptions;
         *delivery += 1;
         let topic = if message.is_retained() { hasher.hash_one(message.topic().as_str()) } else { 0 };
@@ -284,12 +289,10 @@ impl Session {
                 }
             }
         });
-        if !claimed {
-            self.counters.unclaimed().add(1);
-        }
         while let Some(subscriber) = self.subscriptions.answered.pop() {
             self.handle_reply(subscriber, message, now);
         }
+        claimed
     }
 }
 

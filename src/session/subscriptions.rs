@@ -205,13 +205,17 @@ impl Subscriptions {
         if self.subscribers.len() < self.sweep_at {
             return;
         }
+        self.sweep_left();
+        self.sweep_at = (2 * self.subscribers.len()).max(MIN_SWEEP);
+    }
+
+    pub(super) fn sweep_left(&mut self) {
         let left =
             |subscriber: &Subscriber| matches!(&subscriber.sink, Sink::Pending { reply, .. } if reply.is_abandoned());
         let gone: Vec<_> = self.subscribers.iter().filter(|(_, entry)| left(entry)).map(|(key, _)| key).collect();
         for subscriber in gone {
             self.remove(subscriber, None);
         }
-        self.sweep_at = (2 * self.subscribers.len()).max(MIN_SWEEP);
     }
 
     pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], qos: QoS, retained: Retained) -> SubscriberKey {
