@@ -1,0 +1,1 @@
+//! Subscriptions that acknowledge late.
