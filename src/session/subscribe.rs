@@ -49,8 +49,8 @@ impl Session {
         let channel = events.downgrade();
         let stream = Sink::Stream(events.clone());
         let Sink::Pending { first, reply, .. } = std::mem::replace(&mut subscriber.sink, stream) else { return };
-        let granted = subscriber.filters.iter().filter_map(|key| {
-            let shared = filters.get(*key)?;
+        let granted = subscriber.filters.iter().filter_map(|member| {
+            let shared = filters.get(member.filter)?;
             Some((shared.filter.clone(), shared.granted?))
         });
         let granted = granted.collect();

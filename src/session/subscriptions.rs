@@ -44,6 +44,9 @@ pub(super) struct Subscriptions {
 pub(super) struct Shared {
     pub(super) filter: Filter,
     pub(super) links: Vec<Link>,
+    /// How many of the links are waiting, and how many ask for each QoS.
+    waiting: usize,
+    wishes: [usize; 3],
     /// The QoS of the last SUBSCRIBE, if the broker may hold it.
     pub(super) asked: Option<QoS>,
     /// The QoS of the SUBACK, if the broker does hold it.
@@ -66,6 +69,8 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) subscriber: SubscriberKey,
+    /// Its place among the subscriber's filters.
+    at: u32,
     pub(super) qos: QoS,
     pub(super) retained: Retained,
     pub(super) state: LinkState,
@@ -128,11 +133,18 @@ impl Window {
 #[derive(Debug)]
 pub(super) struct Subscriber {
     pub(super) sink: Sink,
-    pub(super) filters: Vec<FilterKey>,
+    pub(super) filters: Vec<Membership>,
     /// Filters without their first SUBACK.
     pub(super) pending: usize,
     /// The last delivery it took.
     pub(super) delivery: u64,
+}
+
+/// A filter of a subscriber, and the place of its link there.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) filter: FilterKey,
+    at: u32,
 }
 
 #[derive(Debug)]
@@ -196,7 +208,8 @@ impl Subscriptions {
     /// Whether the broker holds all filters of a subscriber and has said so.
     pub(super) fn is_ready(&self, subscriber: SubscriberKey) -> bool {
         self.subscribers.get(subscriber).is_some_and(|entry| {
-            entry.filters.iter().all(|key| self.filters.get(*key).is_some_and(|shared| shared.is_ready(subscriber)))
+            let link = |member: &Membership| self.filters.get(member.filter)?.links.get(member.at as usize);
+            entry.filters.iter().all(|member| link(member).is_some_and(|link| link.state == LinkState::Ready))
         })
     }
 
@@ -231,8 +244,8 @@ impl Subscriptions {
         let Self { router, filters, .. } = self;
         let key = *router.get_or_insert_with(filter, || filters.insert(Shared::new(filter.clone())));
         let shared = &mut self.filters[key];
-        if shared.links.iter().any(|link| link.subscriber == subscriber) {
-            return; // The same filter twice in one call.
+        if shared.links.last().is_some_and(|link| link.subscriber == subscriber) {
+            return; // The same filter twice in one call: nobody else came in between.
         }
         let state = shared.join(qos, retained);
         if shared.step != Step::Unsubscribing {
@@ -240,9 +253,10 @@ impl Subscriptions {
             shared.leaving.clear();
         }
         let established = state == LinkState::Ready;
-        shared.links.push(Link { subscriber, qos, retained, state, established, window: Window::Closed });
         let entry = &mut self.subscribers[subscriber];
-        entry.filters.push(key);
+        let at = entry.filters.len() as u32;
+        entry.filters.push(Membership { filter: key, at: shared.links.len() as u32 });
+        shared.push(Link { subscriber, at, qos, retained, state, established, window: Window::Closed });
         entry.pending += usize::from(!established);
         if state == LinkState::Waiting && shared.step == Step::Settled {
             self.settle(key);
@@ -254,9 +268,11 @@ impl Subscriptions {
     pub(super) fn remove(&mut self, key: SubscriberKey, reply: Option<Reply<()>>) -> Option<Subscriber> {
         let farewell = reply.map(|reply| Arc::new(Farewell(Some(reply))));
         let subscriber = self.subscribers.remove(key)?;
-        for filter in &subscriber.filters {
+        for Membership { filter, at } in &subscriber.filters {
             let Some(shared) = self.filters.get_mut(*filter) else { continue };
-            shared.links.retain(|link| link.subscriber != key);
+            if let Some(moved) = shared.remove(*at) {
+                self.subscribers[moved.subscriber].filters[moved.at as usize].at = *at;
+            }
             if shared.links.is_empty() {
                 shared.leaving.extend(farewell.clone());
                 if matches!(shared.step, Step::Settled | Step::Due) {
@@ -322,6 +338,8 @@ impl Shared {
         Self {
             filter,
             links: Vec::with_capacity(1),
+            waiting: 0,
+            wishes: [0; 3],
             asked: None,
             granted: None,
             step: Step::Settled,
@@ -329,8 +347,18 @@ impl Shared {
         }
     }
 
-    fn is_ready(&self, subscriber: SubscriberKey) -> bool {
-        self.links.iter().any(|link| link.subscriber == subscriber && link.state == LinkState::Ready)
+    fn push(&mut self, link: Link) {
+        self.waiting += usize::from(link.state == LinkState::Waiting);
+        self.wishes[link.qos as usize] += 1;
+        self.links.push(link);
+    }
+
+    /// Takes out a link; the one that has its place now.
+    fn remove(&mut self, at: u32) -> Option<&Link> {
+        let link = self.links.swap_remove(at as usize);
+        self.waiting -= usize::from(link.state == LinkState::Waiting);
+        self.wishes[link.qos as usize] -= 1;
+        self.links.get(at as usize)
     }
 
     /// The state of a new link: ready if the broker already holds all it wants.
@@ -347,7 +375,7 @@ impl Shared {
     }
 
     pub(super) fn needs_subscribe(&self) -> bool {
-        self.links.iter().any(|link| link.state == LinkState::Waiting)
+        self.waiting > 0
     }
 
     pub(super) fn needs_unsubscribe(&self) -> bool {
@@ -356,12 +384,14 @@ impl Shared {
 
     /// The QoS to ask for: the highest wanted; never lower than what is held, so that nobody loses by a newcomer.
     pub(super) fn wanted(&self) -> QoS {
-        self.links.iter().map(|link| link.qos).chain(self.asked).max().unwrap_or_default()
+        let wished = [QoS::ExactlyOnce, QoS::AtLeastOnce].into_iter().find(|qos| self.wishes[*qos as usize] > 0);
+        wished.max(self.asked).unwrap_or(QoS::AtMostOnce)
     }
 
     pub(super) fn handle_asked(&mut self, qos: QoS) {
         self.step = Step::Subscribing;
         self.asked = Some(qos);
+        self.waiting = 0;
         for link in &mut self.links {
             if link.state == LinkState::Waiting {
                 link.state = LinkState::Asked;
@@ -378,6 +408,7 @@ impl Shared {
         for link in &mut self.links {
             if link.state == LinkState::Asked {
                 link.state = LinkState::Waiting;
+                self.waiting += 1;
             }
         }
     }
@@ -392,6 +423,7 @@ impl Shared {
     pub(super) fn handle_session_lost(&mut self) {
         self.asked = None;
         self.granted = None;
+        self.waiting = self.links.len();
         for link in &mut self.links {
             link.state = LinkState::Waiting;
         }
