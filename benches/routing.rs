@@ -1,6 +1,8 @@
 //! What a received message costs with few and with many filters, and what a filter and a subscription hold.
 //!
-//! `cargo bench --bench routing`. The messages are spread over all filters, in an order that no cache can guess.
+//! `cargo bench --bench routing`. The messages are spread over as many topics as there are filters, in an order that no
+//! cache can guess. Beside it stands what the same messages cost a subscription to `#` alone: what remains is the way
+//! through the filters.
 
 #[path = "throughput/cores.rs"]
 mod cores;
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use cap::Cap;
 use futures::future::join_all;
-use mqtt_agent::{Agent, QoS};
+use mqtt_agent::{Agent, QoS, Subscription};
 use null_broker::NullBroker;
 use tokio::runtime::Builder;
 
@@ -38,15 +40,16 @@ fn main() {
 
     println!("medians of {rounds} rounds of {messages} messages; workers: {workers}");
     println!(
-        "{:>10}{:>14}{:>12}{:>18}{:>20}",
-        "filters", "ns/message", "subscribe", "bytes/filter", "bytes/subscription"
+        "{:>10}{:>14}{:>10}{:>12}{:>18}{:>20}",
+        "filters", "ns/message", "with #", "subscribe", "bytes/filter", "bytes/subscription"
     );
     for filters in FILTERS {
         let (times, subscribed, per_filter) = runtime.block_on(one_subscription(&broker, filters, rounds, messages));
         let per_subscription = runtime.block_on(many_subscriptions(&broker, filters));
         println!(
-            "{filters:>10}{:>14.0}{:>12}{per_filter:>18}{per_subscription:>20}",
-            median(&times) * 1e9 / messages as f64,
+            "{filters:>10}{:>14.0}{:>10.0}{:>12}{per_filter:>18}{per_subscription:>20}",
+            median(&times[0]) * 1e9 / messages as f64,
+            median(&times[1]) * 1e9 / messages as f64,
             format!("{:.1} ms", subscribed.as_secs_f64() * 1e3),
         );
     }
@@ -58,13 +61,14 @@ async fn connect(broker: &NullBroker) -> Agent {
     options.connect().await.expect("the broker accepts")
 }
 
-/// The seconds of each round, how long it took to subscribe, and the bytes that each filter holds.
+/// The seconds of each round, with these filters and with `#`, how long it took to subscribe to them, and the bytes that
+/// each of them holds.
 async fn one_subscription(
     broker: &NullBroker,
     filters: usize,
     rounds: usize,
     messages: usize,
-) -> (Vec<f64>, Duration, usize) {
+) -> ([Vec<f64>; 2], Duration, usize) {
     let agent = connect(broker).await;
     let names: Vec<_> = (0..filters).map(|n| format!("spread/{n}/data")).collect();
     let empty = agent.subscribe("else").capacity(messages).await.expect("it is granted");
@@ -73,9 +77,23 @@ async fn one_subscription(
     let (bytes, subscribed) = (HEAP.allocated().saturating_sub(before), start.elapsed());
     drop((subscription.unsubscribe().await, empty));
 
-    // A message lost is a message not received: the bench fails rather than count it.
-    let mut subscription = agent.subscribe(&names).capacity(messages).await.expect("it is granted");
-    let topic = format!("spread/{filters}/{messages}");
+    let subscription = agent.subscribe(&names).capacity(messages).await.expect("it is granted");
+    let times = receive(&agent, subscription, filters, rounds, messages).await;
+    let subscription = agent.subscribe("#").capacity(messages).await.expect("it is granted");
+    let times_of_one = receive(&agent, subscription, filters, rounds, messages).await;
+    agent.close().await;
+    ([times, times_of_one], subscribed, bytes / filters)
+}
+
+/// The seconds that each round took.
+async fn receive(
+    agent: &Agent,
+    mut subscription: Subscription,
+    topics: usize,
+    rounds: usize,
+    messages: usize,
+) -> Vec<f64> {
+    let topic = format!("spread/{topics}/{messages}");
     let mut times = Vec::new();
     for _ in 0..rounds {
         let agent = agent.clone();
@@ -85,6 +103,7 @@ async fn one_subscription(
             // The broker is done preparing when the first has come.
             let mut start = None;
             for _ in 0..messages {
+                // A message lost is a message not received: the bench fails rather than count it.
                 subscription.recv().await.expect("the agent runs").expect("it lost nothing");
                 start.get_or_insert_with(Instant::now);
             }
@@ -94,8 +113,7 @@ async fn one_subscription(
         subscription = returned;
         times.push(time);
     }
-    agent.close().await;
-    (times, subscribed, bytes / filters)
+    times
 }
 
 /// The bytes that each of so many subscriptions to a filter of its own holds, with room for one message.
