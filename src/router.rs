@@ -55,20 +55,71 @@ impl<V> Router<V> {
 
     /// Shows the value of every filter that matches `topic`, in no order that means anything.
     pub(crate) fn for_each_match(&self, topic: &str, mut visit: impl FnMut(&V)) {
+        self.walk(Some(topic), true, |node| node.values().for_each(&mut visit));
+    }
+
+    /// Shows the value of every plain filter that matches all that `filter` matches, itself included, as far as the
+    /// levels show it one by one: `#` covers `+/#`, which means the same, and not the other way round.
+    pub(crate) fn for_each_cover(&self, filter: &Filter, mut visit: impl FnMut(&V)) {
+        let text = filter.as_str();
+        let (text, is_whole) = match text.strip_suffix('#') {
+            Some("") => (None, false),
+            Some(parent) => (parent.strip_suffix('/'), false),
+            None => (Some(text), true),
+        };
+        self.walk(text, is_whole, |node| node.plain_values().for_each(&mut visit));
+    }
+
+    /// Shows the value of every plain filter that [`for_each_cover`](Self::for_each_cover) shows `filter` to.
+    pub(crate) fn for_each_covered(&self, filter: &Filter, mut visit: impl FnMut(&V)) {
+        let text = filter.as_str();
+        let mut waiting = vec![(ROOT, Some(text))];
+        while let Some((index, rest)) = waiting.pop() {
+            let node = self.node(index);
+            let Some(rest) = rest else {
+                node.plain_values().for_each(&mut visit);
+                continue;
+            };
+            let (level, rest) = match rest.split_once('/') {
+                Some((level, rest)) => (level, Some(rest)),
+                None => (rest, None),
+            };
+            // [MQTT-4.7.2-1] again.
+            let sees = |name: &str| index != ROOT || !name.starts_with('$');
+            match level {
+                "#" => {
+                    node.plain_values().for_each(&mut visit);
+                    node.named.for_each(|name, child| waiting.extend(sees(name).then_some((child, Some("#")))));
+                    waiting.extend(node.plus.map(|child| (child, Some("#"))));
+                    waiting.extend(node.hash.map(|child| (child, None)));
+                }
+                "+" => {
+                    node.named.for_each(|name, child| waiting.extend(sees(name).then_some((child, rest))));
+                    waiting.extend(node.plus.map(|child| (child, rest)));
+                }
+                name => waiting.extend(node.named.get(name).map(|child| (child, rest))),
+            }
+        }
+    }
+
+    /// Shows every node whose filters match what starts with `text`: that alone if `is_whole`, else also all below it.
+    fn walk(&self, text: Option<&str>, is_whole: bool, mut visit: impl FnMut(&Node<V>)) {
         // Where both children fit, '+' waits here: one at most for each level of the filters, not
         // of the topic.
         let mut waiting = Waiting::default();
-        let mut next = Some((ROOT, Some(topic)));
+        let mut next = Some((ROOT, text));
         while let Some((index, rest)) = next {
             let node = self.node(index);
             // [MQTT-4.7.2-1]: a leading wildcard does not see topics that start with '$'.
-            let sees = index != ROOT || !topic.starts_with('$');
+            let sees = index != ROOT || !text.is_some_and(|text| text.starts_with('$'));
             // Before the end of the topic is looked at: '#' also matches its parent.
             if let Some(hash) = node.hash.filter(|_| sees) {
-                self.node(hash).values().for_each(&mut visit);
+                visit(self.node(hash));
             }
             let Some(rest) = rest else {
-                node.values().for_each(&mut visit);
+                if is_whole {
+                    visit(node);
+                }
                 next = waiting.pop();
                 continue;
             };
@@ -187,6 +238,10 @@ impl<V> Node<V> {
         self.entries.iter().map(|(_, value)| value)
     }
 
+    fn plain_values(&self) -> impl Iterator<Item = &V> + '_ {
+        self.entries.iter().filter(|(filter, _)| filter.share_group().is_none()).map(|(_, value)| value)
+    }
+
     fn push(&mut self, filter: Filter, value: V) -> usize {
         if self.entries.is_empty() {
             // A plain `push` makes room for four.
@@ -218,6 +273,14 @@ impl Named {
             Self::None => None,
             Self::One(name, child) => (**name == *level).then_some(*child),
             Self::Many(children) => children.get(level).copied(),
+        }
+    }
+
+    fn for_each(&self, mut visit: impl FnMut(&str, u32)) {
+        match self {
+            Self::None => {}
+            Self::One(name, child) => visit(name, *child),
+            Self::Many(children) => children.iter().for_each(|(name, child)| visit(name, *child)),
         }
     }
 
@@ -461,6 +524,26 @@ mod tests {
         })
     }
 
+    /// By the words: level by level.
+    fn covers(wide: &Filter, narrow: &Filter) -> bool {
+        if wide.share_group().or(narrow.share_group()).is_some() {
+            return false;
+        }
+        if wide.as_str().starts_with(['+', '#']) && narrow.as_str().starts_with('$') {
+            return false;
+        }
+        let (mut wide, mut narrow) = (wide.levels(), narrow.levels());
+        loop {
+            match (wide.next(), narrow.next()) {
+                (Some("#"), _) => return true,
+                (None, None) => return true,
+                (Some("+"), Some(level)) if level != "#" => {}
+                (Some(wanted), Some(level)) if wanted == level => {}
+                _ => return false,
+            }
+        }
+    }
+
     fn some_topic() -> impl Strategy<Value = String> {
         // Also text that is no topic: wildcards in it are compared as they are.
         let level = prop::sample::select(&["a", "b", "", "$", "é", "+", "#"]);
@@ -468,6 +551,37 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn covering_equals_a_scan_of_all_filters(
+            filters in prop::collection::vec(some_filter(), 1..40),
+            topics in prop::collection::vec(some_topic(), 1..10),
+            asked in some_filter(),
+        ) {
+            let mut router = Router::new();
+            for filter in &filters {
+                router.insert(filter.clone(), filter.clone());
+            }
+            let scan = |fits: &dyn Fn(&Filter) -> bool| {
+                let mut expected: Vec<_> = filters.iter().filter(|filter| fits(filter)).cloned().collect();
+                expected.sort_unstable();
+                expected.dedup();
+                expected
+            };
+            let is_plain = asked.share_group().is_none();
+            let (mut over, mut under) = (Vec::new(), Vec::new());
+            router.for_each_cover(&asked, |filter| over.push(filter.clone()));
+            router.for_each_covered(&asked, |filter| under.push(filter.clone()));
+            over.sort_unstable();
+            under.sort_unstable();
+            if is_plain {
+                prop_assert_eq!(&over, &scan(&|filter| covers(filter, &asked)));
+                prop_assert_eq!(under, scan(&|filter| covers(&asked, filter)));
+                for topic in topics.iter().filter(|topic| asked.matches(topic)) {
+                    prop_assert!(over.iter().all(|filter| filter.matches(topic)), "{}", topic);
+                }
+            }
+        }
+
         #[test]
         fn routing_equals_a_scan_of_all_filters(
             steps in prop::collection::vec((0..3, some_filter()), 1..60),

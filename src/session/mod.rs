@@ -7,7 +7,7 @@
 //! One file per subject, each an `impl Session` beside the state it keeps:
 //! `publish` (sending, acknowledgements, replay), `receive` (incoming messages and their acknowledgements), `holds`
 //! (acknowledgements that are kept back),
-//! `subscriptions` and `subscribe` (filters and who shares them), `request` (calls and their replies), `close`. Below
+//! `subscriptions`, `covers` and `subscribe` (filters and who shares them), `request` (calls and their replies), `close`. Below
 //! them, knowing nothing of a session: `queue`, `in_flight` (packet identifiers), `deadlines`, `keep_alive`.
 
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use crate::wire::{Codec, Inbound, Outbound};
 use crate::Error;
 
 mod close;
+mod covers;
 mod deadlines;
 #[cfg(any(fuzzing, test))]
 mod held;
@@ -173,6 +174,7 @@ impl Session {
             self.receiving.forget_session();
         }
         self.resume_publishes(session_present, now);
+        self.subscriptions.set_covering(self.covers());
         self.resume_subscriptions(session_present);
         self.resume_requests(session_present);
     }
@@ -312,6 +314,11 @@ impl Session {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Whether a filter that another one covers is not left subscribed: a message that comes twice says nothing of why.
+    fn covers(&self) -> bool {
+        true
     }
 
     fn is_connected(&self) -> bool {

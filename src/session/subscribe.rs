@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::in_flight::On;
-use super::subscriptions::{FilterKey, LinkState, Sink, Step, Subscriptions};
+use super::subscriptions::{FilterKey, LinkState, Shared, Sink, Step, Subscriptions};
 use super::{Due, Entry, Session};
 use crate::command::{self, Feed, Reply, SubscriberGuard, SubscriberKey};
 use crate::options::Offline;
@@ -43,17 +43,18 @@ impl Session {
 
     /// All filters of a subscriber are confirmed: its call returns.
     pub(super) fn establish(&mut self, key: SubscriberKey) {
-        let Subscriptions { filters, subscribers, notices, .. } = &mut self.subscriptions;
+        let Some(subscriber) = self.subscriptions.subscribers.get(key) else { return };
+        let granted = subscriber.filters.iter().filter_map(|member| {
+            let shared = self.subscriptions.filters.get(member.filter)?;
+            Some((shared.filter.clone(), self.subscriptions.granted(member.filter)?))
+        });
+        let granted = granted.collect();
+        let Subscriptions { subscribers, notices, .. } = &mut self.subscriptions;
         let Some(subscriber) = subscribers.get_mut(key) else { return };
         let Sink::Pending { events, .. } = &subscriber.sink else { return };
         let channel = events.downgrade();
         let stream = Sink::Stream(events.clone());
         let Sink::Pending { first, reply, .. } = std::mem::replace(&mut subscriber.sink, stream) else { return };
-        let granted = subscriber.filters.iter().filter_map(|member| {
-            let shared = filters.get(member.filter)?;
-            Some((shared.filter.clone(), shared.granted?))
-        });
-        let granted = granted.collect();
         // A caller that left meanwhile drops the feed, and its guard ends the subscription.
         let guard = SubscriberGuard::new(key, notices.clone());
         reply.send(Ok(Feed { events: first, channel, guard, granted }));
@@ -109,6 +110,8 @@ impl Session {
             }
             batch.push(key);
             self.subscriptions.due.pop_front();
+            // At once: it may stand in the list twice, and what is settled next may look at it.
+            self.subscriptions.filters[key].handle_batched(step);
             if batch.len() >= self.limits.max_filters_per_subscribe {
                 break;
             }
@@ -133,11 +136,6 @@ impl Session {
 
     fn transmit_unsubscribe(&mut self, batch: Vec<FilterKey>, codec: &Codec, buf: &mut BytesMut) -> bool {
         let filters: Vec<_> = batch.iter().map(|key| self.subscriptions.filters[*key].filter.clone()).collect();
-        for key in &batch {
-            let shared = &mut self.subscriptions.filters[*key];
-            shared.step = Step::Unsubscribing;
-            shared.granted = None;
-        }
         let Ok(id) = self.in_flight.insert(On::Asked, Entry::Unsubscribe(batch)) else { return false };
         codec.encode(Outbound::Unsubscribe { id, filters: &filters }, buf);
         true
@@ -173,7 +171,7 @@ impl Session {
 
     fn handle_granted(&mut self, key: FilterKey, qos: QoS, now: Instant) {
         let shared = &mut self.subscriptions.filters[key];
-        shared.granted = Some(qos);
+        let before = shared.granted.replace(qos);
         let mut confirmed = Vec::new();
         for link in &mut shared.links {
             match link.state {
@@ -185,6 +183,7 @@ impl Session {
                 LinkState::Waiting => {}
             }
         }
+        self.subscriptions.handle_held(key, before);
         for (subscriber, established) in confirmed {
             self.handle_confirmed(subscriber, established, now);
         }
@@ -209,6 +208,8 @@ impl Session {
         let shared = &mut self.subscriptions.filters[key];
         let error = Error::subscribe_refused(shared.filter.as_str());
         shared.asked = shared.granted;
+        let is_held = shared.granted;
+        let is_parting = shared.cover.is_parting();
         let mut refused = Vec::new();
         for link in &mut shared.links {
             if link.state == LinkState::Asked {
@@ -216,6 +217,11 @@ impl Session {
                 link.state = LinkState::Ready;
                 refused.push(link.subscriber);
             }
+        }
+        if is_held.is_some() {
+            self.subscriptions.handle_held(key, is_held);
+        } else if is_parting {
+            self.subscriptions.release(key);
         }
         for subscriber in refused {
             match self.subscriptions.subscribers.get(subscriber).map(|entry| &entry.sink) {
@@ -259,9 +265,9 @@ impl Session {
         if session_present {
             return;
         }
+        self.subscriptions.filters.values_mut().for_each(Shared::handle_session_lost);
         let keys: Vec<_> = self.subscriptions.filters.keys().collect();
         for key in keys {
-            self.subscriptions.filters[key].handle_session_lost();
             self.subscriptions.settle(key);
         }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use slotmap::SlotMap;
 use tokio::sync::{broadcast, mpsc};
 
+use super::covers::Cover;
 use super::request::ReplyQueue;
 use crate::command::{Event, Feed, Notice, Reply, SubscriberKey};
 use crate::options::Offline;
@@ -34,6 +35,8 @@ pub(super) struct Subscriptions {
     /// Kept between deliveries for its memory only.
     pub(super) answered: Vec<SubscriberKey>,
     pub(super) hasher: Hasher,
+    /// Whether filters may rely on others.
+    pub(super) is_covering: bool,
     pub(super) notices: mpsc::UnboundedSender<Notice>,
     /// The number of subscribers at which those whose callers left are swept out.
     sweep_at: usize,
@@ -45,13 +48,14 @@ pub(super) struct Shared {
     pub(super) filter: Filter,
     pub(super) links: Vec<Link>,
     /// How many of the links are waiting, and how many ask for each QoS.
-    waiting: usize,
-    wishes: [usize; 3],
+    pub(super) waiting: u32,
+    wishes: [u32; 3],
     /// The QoS of the last SUBSCRIBE, if the broker may hold it.
     pub(super) asked: Option<QoS>,
     /// The QoS of the SUBACK, if the broker does hold it.
     pub(super) granted: Option<QoS>,
     pub(super) step: Step,
+    pub(super) cover: Cover,
     /// Callers that wait for the UNSUBACK.
     leaving: Vec<Arc<Farewell>>,
 }
@@ -191,6 +195,7 @@ impl Subscriptions {
             delivery: 0,
             answered: Vec::new(),
             hasher: Hasher::default(),
+            is_covering: true,
             notices,
             sweep_at: MIN_SWEEP,
         }
@@ -242,12 +247,20 @@ impl Subscriptions {
 
     fn link(&mut self, subscriber: SubscriberKey, filter: &Filter, qos: QoS, retained: Retained) {
         let Self { router, filters, .. } = self;
-        let key = *router.get_or_insert_with(filter, || filters.insert(Shared::new(filter.clone())));
+        let mut is_new = false;
+        let key = *router.get_or_insert_with(filter, || {
+            is_new = true;
+            filters.insert(Shared::new(filter.clone()))
+        });
+        if is_new && !retained.wants_any() {
+            self.try_cover(key);
+        }
+        let held = self.granted(key).filter(|_| self.filters[key].cover.is_enough());
         let shared = &mut self.filters[key];
         if shared.links.last().is_some_and(|link| link.subscriber == subscriber) {
             return; // The same filter twice in one call: nobody else came in between.
         }
-        let state = shared.join(qos, retained);
+        let state = shared.join(qos, retained, held);
         if shared.step != Step::Unsubscribing {
             // There will be no UNSUBACK to wait for.
             shared.leaving.clear();
@@ -256,9 +269,15 @@ impl Subscriptions {
         let entry = &mut self.subscribers[subscriber];
         let at = entry.filters.len() as u32;
         entry.filters.push(Membership { filter: key, at: shared.links.len() as u32 });
+        // It was about to go, and is not: what it can do for others counts again.
+        let is_back = shared.links.is_empty() && shared.granted.is_some();
         shared.push(Link { subscriber, at, qos, retained, state, established, window: Window::Closed });
         entry.pending += usize::from(!established);
-        if state == LinkState::Waiting && shared.step == Step::Settled {
+        if is_back {
+            let granted = shared.granted;
+            self.handle_held(key, granted);
+        }
+        if self.filters[key].step == Step::Settled {
             self.settle(key);
         }
     }
@@ -275,9 +294,14 @@ impl Subscriptions {
             }
             if shared.links.is_empty() {
                 shared.leaving.extend(farewell.clone());
-                if matches!(shared.step, Step::Settled | Step::Due) {
-                    self.settle(*filter);
-                }
+            }
+        }
+        // After all have gone: none is subscribed again only to go next.
+        for Membership { filter, .. } in &subscriber.filters {
+            let shared = self.filters.get(*filter);
+            if shared.is_some_and(|shared| shared.links.is_empty() && matches!(shared.step, Step::Settled | Step::Due))
+            {
+                self.settle(*filter);
             }
         }
         Some(subscriber)
@@ -294,10 +318,14 @@ impl Subscriptions {
     /// Nothing is in flight for this filter: marks what is there to do next, or forgets it.
     pub(super) fn settle(&mut self, key: FilterKey) {
         let Some(shared) = self.filters.get_mut(key) else { return };
-        if !shared.links.is_empty() {
+        if shared.links.is_empty() {
+            self.release(key);
+            self.vacate(key);
+        } else {
             // A newcomer took the filter over: there is no UNSUBACK to wait for.
             shared.leaving.clear();
         }
+        let Some(shared) = self.filters.get_mut(key) else { return };
         if shared.needs_subscribe() || shared.needs_unsubscribe() {
             if shared.step != Step::Due {
                 shared.step = Step::Due;
@@ -306,7 +334,7 @@ impl Subscriptions {
             return;
         }
         shared.step = Step::Settled;
-        if shared.links.is_empty() {
+        if shared.links.is_empty() && !shared.cover.has_dependents() {
             if let Some(shared) = self.filters.remove(key) {
                 self.router.remove(&shared.filter);
                 self.sweep_due();
@@ -343,12 +371,13 @@ impl Shared {
             asked: None,
             granted: None,
             step: Step::Settled,
+            cover: Cover::default(),
             leaving: Vec::new(),
         }
     }
 
     fn push(&mut self, link: Link) {
-        self.waiting += usize::from(link.state == LinkState::Waiting);
+        self.waiting += u32::from(link.state == LinkState::Waiting);
         self.wishes[link.qos as usize] += 1;
         self.links.push(link);
     }
@@ -356,16 +385,16 @@ impl Shared {
     /// Takes out a link; the one that has its place now.
     fn remove(&mut self, at: u32) -> Option<&Link> {
         let link = self.links.swap_remove(at as usize);
-        self.waiting -= usize::from(link.state == LinkState::Waiting);
+        self.waiting -= u32::from(link.state == LinkState::Waiting);
         self.wishes[link.qos as usize] -= 1;
         self.links.get(at as usize)
     }
 
-    /// The state of a new link: ready if the broker already holds all it wants.
-    fn join(&self, qos: QoS, retained: Retained) -> LinkState {
-        if self.asked.is_none_or(|asked| asked < qos) || retained.needs_subscribe() {
+    /// The state of a new link: ready if the broker already holds all it wants, be it by another filter, at this QoS.
+    fn join(&self, qos: QoS, retained: Retained, covered: Option<QoS>) -> LinkState {
+        if self.asked.max(covered).is_none_or(|asked| asked < qos) || retained.needs_subscribe() {
             LinkState::Waiting
-        } else if self.granted.is_some() {
+        } else if self.granted.is_some() || covered.is_some() {
             LinkState::Ready
         } else if self.step == Step::Subscribing {
             LinkState::Asked
@@ -379,23 +408,39 @@ impl Shared {
     }
 
     pub(super) fn needs_unsubscribe(&self) -> bool {
-        self.links.is_empty() && self.asked.is_some()
+        let is_unneeded = self.links.is_empty() || (self.cover.is_enough() && self.waiting == 0);
+        is_unneeded && self.asked.is_some() && !self.cover.has_dependents()
     }
 
     /// The QoS to ask for: the highest wanted; never lower than what is held, so that nobody loses by a newcomer.
     pub(super) fn wanted(&self) -> QoS {
+        Some(self.wished()).max(self.asked).unwrap_or_default()
+    }
+
+    /// The highest QoS that a subscriber wants.
+    pub(super) fn wished(&self) -> QoS {
         let wished = [QoS::ExactlyOnce, QoS::AtLeastOnce].into_iter().find(|qos| self.wishes[*qos as usize] > 0);
-        wished.max(self.asked).unwrap_or(QoS::AtMostOnce)
+        wished.unwrap_or(QoS::AtMostOnce)
+    }
+
+    /// It is part of the next packet of this kind.
+    pub(super) fn handle_batched(&mut self, step: Step) {
+        self.step = step;
+        if step == Step::Unsubscribing {
+            self.granted = None;
+        }
     }
 
     pub(super) fn handle_asked(&mut self, qos: QoS) {
-        self.step = Step::Subscribing;
         self.asked = Some(qos);
         self.waiting = 0;
         for link in &mut self.links {
             if link.state == LinkState::Waiting {
                 link.state = LinkState::Asked;
-                if link.retained.wants_any() {
+                if self.cover.is_parting() && link.established {
+                    // It had its retained messages, and wants the others only.
+                    link.window = Window::Closed;
+                } else if link.retained.wants_any() {
                     link.window = Window::Once(HashSet::default());
                 }
             }
@@ -423,7 +468,8 @@ impl Shared {
     pub(super) fn handle_session_lost(&mut self) {
         self.asked = None;
         self.granted = None;
-        self.waiting = self.links.len();
+        self.cover = Cover::default();
+        self.waiting = self.links.len() as u32;
         for link in &mut self.links {
             link.state = LinkState::Waiting;
         }

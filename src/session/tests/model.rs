@@ -45,6 +45,7 @@ struct Stream {
     guard: SubscriberGuard,
     retained: Retained,
     seen: BTreeSet<u32>,
+    is_held: bool,
 }
 
 struct World {
@@ -212,7 +213,7 @@ impl World {
                 let is_owed = dup && qos == QOS2;
                 let others = before.filter(|other| is_live(other)).count();
                 assert!(others == 0 || is_owed, "request {tag} did not wait its turn");
-                let is_asked = self.broker.subscriptions.contains_key(filter);
+                let is_asked = self.broker.brings(filter);
                 assert!(call.is_encoded || is_asked, "request {tag} left before its filter was confirmed");
             }
             let call = &mut self.calls[tag as usize];
@@ -294,6 +295,7 @@ impl World {
         if !keep {
             // What is sent again there is a new publish.
             self.order.clear();
+            self.streams.iter_mut().for_each(|stream| stream.is_held = false);
         }
     }
 
@@ -359,6 +361,8 @@ impl World {
         }
         self.check_calls();
         self.check_streams();
+        self.check_gaps();
+        self.bench.session.subscriptions.assert_covers();
         let in_flight =
             self.bench.session.in_flight.len(On::Published) + self.bench.session.in_flight.len(On::Released);
         assert!(in_flight <= 3, "the window was exceeded");
@@ -401,6 +405,15 @@ impl World {
         }
     }
 
+    /// From when the broker holds a stream's filters until it forgets the session, messages come by one or another.
+    fn check_gaps(&mut self) {
+        for stream in &mut self.streams {
+            let brings = stream.filters.iter().all(|filter| self.broker.brings(filter) || filter.starts_with("no/"));
+            assert!(brings || !stream.is_held, "nothing brings the messages of {:?}", stream.filters);
+            stream.is_held |= brings;
+        }
+    }
+
     fn check_streams(&mut self) {
         let now = self.bench.now;
         let mut opened = Vec::new();
@@ -413,7 +426,14 @@ impl World {
                 let Feed { events, guard, granted, .. } = feed;
                 assert!(granted.iter().all(|(filter, _)| pending.filters.contains(&filter.as_str())));
                 let filters = std::mem::take(&mut pending.filters);
-                opened.push(Stream { filters, events, guard, retained: pending.retained, seen: BTreeSet::new() });
+                opened.push(Stream {
+                    filters,
+                    events,
+                    guard,
+                    retained: pending.retained,
+                    seen: BTreeSet::new(),
+                    is_held: false,
+                });
                 false
             }
             Some(Err(_)) => false,
@@ -438,7 +458,12 @@ impl World {
         let wanted: BTreeSet<_> = subscriptions.filters.values().map(|shared| shared.filter.as_str()).collect();
         assert!(held.is_subset(&wanted), "the broker holds {held:?}, wanted are {wanted:?}");
         for filter in self.streams.iter().flat_map(|stream| &stream.filters) {
-            assert!(held.contains(filter) || filter.starts_with("no/"), "{filter} is not held");
+            assert!(self.broker.brings(filter) || filter.starts_with("no/"), "{filter} is not held");
+        }
+        for (narrow, wide) in held.iter().flat_map(|narrow| held.iter().map(move |wide| (narrow, wide))) {
+            let subscriptions = &self.broker.subscriptions;
+            let is_needed = narrow == wide || !covers(wide, narrow) || subscriptions[*wide] < subscriptions[*narrow];
+            assert!(is_needed, "{narrow} is held beside {wide}");
         }
         assert!(self.goodbyes.is_empty(), "the broker confirmed it, and the caller was not told");
     }
@@ -485,6 +510,13 @@ impl World {
         self.bench.has_nothing();
         assert_eq!(self.broker.subscriptions.len(), 0, "{:?}", self.broker.subscriptions);
         assert_eq!((self.broker.received.len(), self.broker.outgoing.len()), (0, 0));
+    }
+}
+
+fn covers(wide: &str, narrow: &str) -> bool {
+    match wide.strip_suffix('#') {
+        Some(above) => narrow.starts_with(above),
+        None => narrow == wide || (!narrow.contains('#') && Filter::new(wide).unwrap().matches(narrow)),
     }
 }
 
