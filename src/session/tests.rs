@@ -15,6 +15,7 @@ use crate::wire::{Incoming, PacketId, Version};
 use crate::{Filter, Message, QoS, Topic};
 
 mod closing;
+mod covering;
 mod holding;
 mod model;
 mod publishing;
