@@ -194,6 +194,23 @@ impl Agent {
     /// [`offline`](Subscribe::offline) says; filters that the agent holds already are asked for again at the next one,
     /// and nobody waits for that.
     ///
+    /// A slow subscriber loses the oldest messages and is told how many; [`acks`](Subscribe::acks) is for those that
+    /// must lose nothing. `$share/<group>/<filter>` spreads the messages of a filter over all members of the group, each
+    /// to one: the way to have many machines work on what is too much for one. The members are agents; subscribers to
+    /// it within one agent are one member, and each of them gets what that member gets.
+    ///
+    /// # Filters that match the same messages
+    ///
+    /// Each subscription gets a message once, whatever the number of its filters that match. But a broker may send a
+    /// message once for each of the agent's filters (MQTT-3.3.5-1), and in MQTT 3.1.1 nothing tells such a copy from
+    /// another message. So a filter that another one covers (`a/#` covers `a/b` and `a/+`) is not left subscribed at the
+    /// broker while that one is, at no lower QoS; it is subscribed again, and confirmed, before the other one leaves.
+    ///
+    /// What remains: filters that overlap and do not cover each other (`a/+` and `+/b`), or do at a lower QoS (`a/#` at
+    /// QoS 0, `a/b` at QoS 1). With a broker that sends a copy for each, every subscription that matches gets each copy;
+    /// with one that sends a single copy at the lowest QoS of them (mosquitto 2.0 does), a message may come at a lower
+    /// QoS than asked for. For the moment in which one filter takes over from another, the broker holds both.
+    ///
     /// # Cancel safety
     ///
     /// A call that is dropped leaves no subscription behind.
@@ -201,7 +218,9 @@ impl Agent {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidFilter`](crate::ErrorKind::InvalidFilter),
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) (no filter, a capacity out of bounds),
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) (no filter, a capacity out of bounds, a client
+    /// identifier that another subscription has), [`ErrorKind::Refused`](crate::ErrorKind::Refused) if it is to have a
+    /// session of its own ([`acks`](Subscribe::acks)) and the broker refuses that,
     /// [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) naming the filter, whereupon the others are
     /// given up too, [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), [`ErrorKind::Offline`](crate::ErrorKind::Offline),
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
@@ -304,8 +323,9 @@ impl Agent {
         self.shared.counters.snapshot().and(self.shared.siblings.stats())
     }
 
-    /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Returns what was not
-    /// finished; the callers of that got their errors. Without a connection it waits for one, within the same time.
+    /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Subscriptions that
+    /// acknowledge late ([`Acks`](crate::Acks)) get no more messages, and may finish and acknowledge those that they have.
+    /// Returns what was not finished; the callers of that got their errors. Without a connection it waits for one, within the same time.
     ///
     /// # Cancel safety
     ///

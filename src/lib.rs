@@ -66,7 +66,9 @@
 //! up. What was not sent is not sent; a subscription that nobody else wants is given up; a request frees its place.
 //!
 //! **… when a subscriber is slow.** Nobody else notices. Its stream holds a fixed number of messages
-//! ([`Options::stream_capacity`]), then loses the oldest, and says how many in its next item.
+//! ([`Options::stream_capacity`]), then loses the oldest, and says how many in its next item. One that must lose nothing
+//! chooses to acknowledge its messages as it takes them, or one by one ([`Acks`]): the broker then keeps what it has no
+//! room for, and sends again what was not acknowledged.
 //!
 //! **… at the end.** [`Agent::drain`] finishes what was accepted, within a deadline, and reports the rest;
 //! [`Agent::close`] ends at once; dropping the last handle sends what was accepted and then disconnects. Everyone who

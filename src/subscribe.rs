@@ -66,7 +66,9 @@ impl Retained {
 /// With [`clean_session(false)`](crate::Options::clean_session) that session is kept by the broker as well, and what was
 /// not acknowledged when the process died is sent again to the next process that makes the same subscription. Dropping
 /// the subscription gives it up, at the broker too; to be continued later, [`close`](Agent::close) the agent, or
-/// [`drain`](Agent::drain) it, first.
+/// [`drain`](Agent::drain) it, first. The state of that connection is not part of [`Agent::state`]; it reconnects as the
+/// agent does. Messages that came before a reconnect and were not acknowledged come again after it: at QoS 1 once more to
+/// a stream that has them already, at QoS 2 not.
 ///
 /// ```no_run
 /// # async fn work(_: &mqtt_agent::Message) -> Result<(), std::io::Error> { Ok(()) }
