@@ -226,13 +226,11 @@ impl Session {
         for subscriber in refused {
             match self.subscriptions.subscribers.get(subscriber).map(|entry| &entry.sink) {
                 Some(Sink::Pending { .. }) => self.fail_subscriber(subscriber, error.clone()),
-                Some(Sink::Stream(events)) => {
-                    if self.receiving.may_report(events.len()) {
-                        drop(events.send(Err(error.clone())));
-                    }
+                Some(Sink::Stream(events)) if self.receiving.may_report(events.len()) => {
+                    drop(events.send(Err(error.clone())));
                 }
                 Some(Sink::Replies(_)) => self.refuse_requests(subscriber, &error, now),
-                None => {}
+                Some(Sink::Stream(_)) | None => {}
             }
         }
     }
