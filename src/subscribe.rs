@@ -313,7 +313,7 @@ impl Future for SubscribeFuture {
 /// The messages of one or several filters, as a [`Stream`].
 ///
 /// An item is a message, or an error in its place: [`ErrorKind::Lagged`](crate::ErrorKind::Lagged) with the number of
-/// messages lost because they were not taken in time, or
+/// messages lost because they were not taken in time (never with [`Acks::OnTake`] or [`Acks::Manual`]), or
 /// [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) when the broker did not take the filter back
 /// after a reconnect. The stream goes on after either. It ends when the agent does: it does not keep the agent alive.
 ///
