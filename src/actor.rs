@@ -13,16 +13,18 @@ use tokio::time::{sleep_until, timeout, Instant, Sleep};
 use crate::allowance::Allowance;
 use crate::command::{Command, Notice, Reply};
 use crate::connection::Connection;
+use crate::dial::{Dialed, Dialer};
 use crate::options::{Options, FAR};
 use crate::reconnect::Lost;
 use crate::session::Session;
 use crate::state::State;
 use crate::stats::Counters;
+use crate::transport::Endpoint;
 use crate::Error;
 
 pub(crate) struct Actor {
     options: Arc<Options>,
-    client_id: Arc<str>,
+    dialer: Arc<Dialer>,
     session: Session,
     commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
@@ -31,6 +33,8 @@ pub(crate) struct Actor {
     link: Link,
     /// Connections that were lost or not made, one after the other.
     failures: u32,
+    /// The number of the endpoint to try first: the first one, unless a connection to an earlier one died young.
+    next_endpoint: usize,
     /// Whoever waits for the first connection; its failure is then the end.
     first: Option<Reply<()>>,
     was_connected: bool,
@@ -42,8 +46,8 @@ pub(crate) struct Actor {
 }
 
 enum Link {
-    Dialing(Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send>>),
-    Up { connection: Box<Connection>, since: Instant, undecoded: bool },
+    Dialing(Pin<Box<dyn Future<Output = Result<Dialed, Error>> + Send>>),
+    Up { connection: Box<Connection>, endpoint: Endpoint, index: usize, since: Instant, undecoded: bool },
     Waiting { until: Instant },
 }
 
@@ -81,12 +85,13 @@ impl Actor {
         let (commands, commands_in) = mpsc::channel(COMMANDS);
         let (notices, notices_in) = mpsc::unbounded_channel();
         let (state, state_out) = watch::channel(State::Connecting);
-        let client_id: Arc<str> = options.effective_client_id().into();
+        let dialer = Arc::new(Dialer::new(options.clone()));
         let actor = Self {
             session: Session::new(&options, counters.clone(), allowance, notices.clone()),
-            link: Link::dial(&options, &client_id),
+            link: Link::dial(&dialer, 0),
             options,
-            client_id,
+            dialer,
+            next_endpoint: 0,
             commands: commands_in,
             notices: notices_in,
             state,
@@ -186,7 +191,7 @@ impl Actor {
             }
             Link::Waiting { .. } => {
                 self.state.send_replace(State::Connecting);
-                self.link = Link::dial(&self.options, &self.client_id);
+                self.link = Link::dial(&self.dialer, self.next_endpoint);
                 Ok(true)
             }
             Link::Dialing(dialing) => match dialing.as_mut().poll(cx) {
@@ -194,8 +199,8 @@ impl Actor {
                     self.session.handle_timeout(now)?;
                     Ok(false)
                 }
-                Poll::Ready(connection) => {
-                    self.handle_connected(connection?, now);
+                Poll::Ready(dialed) => {
+                    self.handle_connected(dialed?, now);
                     Ok(true)
                 }
             },
@@ -208,20 +213,25 @@ impl Actor {
                     self.session.handle_written(written?, now);
                     progress = true;
                 }
+                if let Poll::Ready(flushed) = connection.poll_flush(cx) {
+                    flushed?;
+                }
                 Ok(progress)
             }
         }
     }
 
-    fn handle_connected(&mut self, connection: Connection, now: Instant) {
+    fn handle_connected(&mut self, dialed: Dialed, now: Instant) {
+        let Dialed { connection, endpoint, index } = dialed;
         let session_present = connection.session_present;
-        tracing::info!(broker = self.options.address(), session_present, "connected");
+        tracing::info!(broker = %endpoint, session_present, "connected");
         if std::mem::replace(&mut self.was_connected, true) {
             self.counters.reconnects().add(1);
         }
         self.session.handle_connected(session_present, now);
-        self.link = Link::Up { connection: Box::new(connection), since: now, undecoded: true };
-        self.state.send_replace(State::Connected { session_present });
+        let connected = State::Connected { session_present, endpoint: endpoint.clone() };
+        self.link = Link::Up { connection: Box::new(connection), endpoint, index, since: now, undecoded: true };
+        self.state.send_replace(connected);
         if let Some(first) = self.first.take() {
             first.send(Ok(()));
         }
@@ -229,10 +239,13 @@ impl Actor {
 
     /// The connection is lost or was not made; whether to try again.
     fn handle_lost(&mut self, error: Error, now: Instant) -> bool {
-        tracing::info!(broker = self.options.address(), %error, "not connected");
-        if let Link::Up { since, .. } = self.link {
-            if now - since >= Lost::STABLE {
-                self.failures = 0;
+        self.next_endpoint = 0;
+        if let Link::Up { endpoint, index, since, .. } = &self.link {
+            let cause = &error as &(dyn std::error::Error + 'static);
+            tracing::info!(broker = %endpoint, error = cause, "the connection was lost");
+            match now - *since >= Lost::STABLE {
+                true => self.failures = 0,
+                false => self.next_endpoint = index + 1,
             }
         }
         self.failures = self.failures.saturating_add(1);
@@ -324,8 +337,8 @@ fn poll_input(
 }
 
 impl Link {
-    fn dial(options: &Arc<Options>, client_id: &Arc<str>) -> Self {
-        let (options, client_id) = (options.clone(), client_id.clone());
-        Self::Dialing(Box::pin(async move { Connection::open(&options, &client_id).await }))
+    fn dial(dialer: &Arc<Dialer>, first: usize) -> Self {
+        let dialer = dialer.clone();
+        Self::Dialing(Box::pin(async move { dialer.dial(first).await }))
     }
 }

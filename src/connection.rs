@@ -7,8 +7,9 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::error::TlsFailure;
 use crate::options::{Credentials, LastWill, Login, Options};
-use crate::transport::{self, Stream};
+use crate::transport::{lost, Endpoint, Stream, Transport};
 use crate::wire::{Codec, Connect, Inbound};
 use crate::Error;
 
@@ -18,6 +19,8 @@ pub(crate) struct Connection {
     pub(crate) session_present: bool,
     pub(crate) input: BytesMut,
     pub(crate) output: BytesMut,
+    /// Whether anything was written since the last flush.
+    unflushed: bool,
     /// The size of the next block to read into.
     block: usize,
 }
@@ -28,10 +31,17 @@ const READ_BLOCK: usize = 8 * 1024;
 const READ_BURST: usize = 64 * 1024;
 /// A buffer that grew beyond this for one large packet is given back.
 const KEPT_OUTPUT: usize = 256 * 1024;
+/// The start of an alert record, which TLS servers answer with when they are spoken to in plain MQTT.
+const TLS_ALERT: [u8; 2] = [21, 3];
 
 impl Connection {
-    /// Dials and shakes hands, all within the connect timeout. `client_id` is the same for the life of the agent.
-    pub(crate) async fn open(options: &Options, client_id: &str) -> Result<Self, Error> {
+    /// Dials and shakes hands, all within the connect timeout.
+    pub(crate) async fn open(
+        options: &Options,
+        client_id: &str,
+        transport: &Transport,
+        endpoint: &Endpoint,
+    ) -> Result<Self, Error> {
         let opening = async {
             let login = match &options.credentials {
                 Credentials::None => None,
@@ -41,7 +51,7 @@ impl Connection {
             if let Some(login) = &login {
                 login.check()?;
             }
-            let stream = transport::connect(&options.host, options.port, options.address_timeout).await?;
+            let stream = transport.connect(endpoint).await?;
             Self::handshake(stream, options, client_id, login.as_ref()).await
         };
         timeout(options.connect_timeout, opening)
@@ -67,21 +77,36 @@ impl Connection {
         };
         let mut output = BytesMut::new();
         codec.encode_connect(&connect, &mut output);
-        stream.write_all(&output).await.map_err(lost)?;
-        stream.flush().await.map_err(lost)?;
+        let sent = async {
+            stream.write_all(&output).await?;
+            stream.flush().await
+        };
+        // A peer that refuses may hang up before it has taken all; why it did can still be read.
+        let unsent = sent.await.err().map(lost);
         output.clear();
         let mut input = BytesMut::with_capacity(READ_BLOCK);
         loop {
+            if input.starts_with(&TLS_ALERT) {
+                return Err(Error::tls(TlsFailure::Required, TlsFailure::Required.to_string()));
+            }
             match codec.decode(&mut input)? {
                 Some(Inbound::ConnAck(answer)) => {
                     let session_present = answer.map_err(Error::refused)?.session_present;
-                    return Ok(Self { stream, codec, session_present, input, output, block: READ_BLOCK });
+                    return Ok(Self {
+                        stream,
+                        codec,
+                        session_present,
+                        input,
+                        output,
+                        unflushed: false,
+                        block: READ_BLOCK,
+                    });
                 }
                 Some(_) => return Err(Error::protocol("the broker's first packet is not a CONNACK")),
                 None => {}
             }
             if stream.read_buf(&mut input).await.map_err(lost)? == 0 {
-                return Err(closed());
+                return Err(unsent.unwrap_or_else(unanswered));
             }
         }
     }
@@ -115,11 +140,21 @@ impl Connection {
         if written == 0 {
             return Poll::Ready(Err(closed()));
         }
+        self.unflushed = true;
         self.output.advance(written);
         if self.output.is_empty() && self.output.capacity() > KEPT_OUTPUT {
             self.output = BytesMut::new();
         }
         Poll::Ready(Ok(written))
+    }
+
+    /// Moves on what layers below hold of what was written: TLS and WebSocket keep what the socket does not take.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(lost)?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Tells the peer that no more will come. Errors do not matter any more.
@@ -128,8 +163,11 @@ impl Connection {
     }
 }
 
-fn lost(source: std::io::Error) -> Error {
-    Error::connection("the connection to the broker was lost").with_source(source)
+/// What many a port for TLS does with plain MQTT.
+fn unanswered() -> Error {
+    Error::connection(
+        "the broker closed the connection before it answered CONNECT: is this a port for TLS (mqtts, wss)?",
+    )
 }
 
 fn closed() -> Error {

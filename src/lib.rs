@@ -76,6 +76,8 @@
 //!
 //! MQTT 3.1.1 by default, MQTT 3.1 by [`Options::version`].
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod actor;
 mod agent;
 mod allowance;
@@ -83,6 +85,7 @@ mod call;
 mod collect;
 mod command;
 mod connection;
+mod dial;
 mod error;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
@@ -104,7 +107,7 @@ mod wire;
 pub use agent::Agent;
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
-pub use error::{Error, ErrorKind, Outcome, Refusal};
+pub use error::{Error, ErrorKind, Outcome, Refusal, TlsFailure, WebSocketFailure};
 pub use message::{Message, QoS};
 pub use options::{LastWill, Login, Offline, Options};
 pub use publish::{Delivery, Publish, PublishFuture};
@@ -114,7 +117,13 @@ pub use state::State;
 pub use stats::Stats;
 pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
 pub use topic::{Filter, Topic};
+pub use transport::{Endpoint, Scheme};
 pub use wire::Version;
+
+/// The TLS library that [`Options::tls_config`] and [`Options::crypto_provider`] speak of.
+#[cfg(feature = "tls-no-provider")]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "tls", feature = "tls-ring", feature = "tls-no-provider"))))]
+pub use tokio_rustls::rustls;
 
 /// The examples of the README, compiled.
 #[cfg(doctest)]
