@@ -1,5 +1,6 @@
 //! One connection to a broker: made by a handshake, then bytes both ways.
 
+use std::io;
 use std::pin::{pin, Pin};
 use std::task::{ready, Context, Poll};
 
@@ -9,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::error::TlsFailure;
 use crate::options::{Credentials, LastWill, Login, Options};
-use crate::transport::{lost, Endpoint, Stream, Transport};
+use crate::transport::{self, Endpoint, Stream, Transport};
 use crate::wire::{Codec, Connect, Inbound};
 use crate::Error;
 
@@ -82,7 +83,7 @@ impl Connection {
             stream.flush().await
         };
         // A peer that refuses may hang up before it has taken all; why it did can still be read.
-        let unsent = sent.await.err().map(lost);
+        let unsent = sent.await.err().map(unanswered);
         output.clear();
         let mut input = BytesMut::with_capacity(READ_BLOCK);
         loop {
@@ -105,8 +106,8 @@ impl Connection {
                 Some(_) => return Err(Error::protocol("the broker's first packet is not a CONNACK")),
                 None => {}
             }
-            if stream.read_buf(&mut input).await.map_err(lost)? == 0 {
-                return Err(unsent.unwrap_or_else(unanswered));
+            if stream.read_buf(&mut input).await.map_err(unanswered)? == 0 {
+                return Err(unsent.unwrap_or_else(|| Error::connection(UNANSWERED)));
             }
         }
     }
@@ -163,11 +164,16 @@ impl Connection {
     }
 }
 
-/// What many a port for TLS does with plain MQTT.
-fn unanswered() -> Error {
-    Error::connection(
-        "the broker closed the connection before it answered CONNECT: is this a port for TLS (mqtts, wss)?",
-    )
+/// Many a port for TLS hangs up on plain MQTT without a word.
+const UNANSWERED: &str =
+    "the broker closed the connection before it answered CONNECT: is this a port for TLS (mqtts, wss)?";
+
+fn unanswered(source: io::Error) -> Error {
+    transport::lost(source, UNANSWERED)
+}
+
+fn lost(source: io::Error) -> Error {
+    transport::lost(source, "the connection to the broker was lost")
 }
 
 fn closed() -> Error {

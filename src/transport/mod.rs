@@ -104,12 +104,13 @@ impl Transport {
     }
 }
 
-/// Why a stream ended. With TLS 1.3 the refusal of a client's certificate comes only after the handshake.
-pub(crate) fn lost(source: io::Error) -> Error {
+/// Why a stream ended: what TLS says, or `otherwise`. With TLS 1.3 the refusal of a client's certificate comes only after
+/// the handshake.
+pub(crate) fn lost(source: io::Error, otherwise: &'static str) -> Error {
     #[cfg(feature = "tls-no-provider")]
     let source = match tls::failure_of_stream(source) {
         Ok(failure) => return failure,
         Err(source) => source,
     };
-    Error::connection("the connection to the broker was lost").with_source(source)
+    Error::connection(otherwise).with_source(source)
 }

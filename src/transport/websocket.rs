@@ -87,7 +87,7 @@ fn into_io(error: WsError) -> io::Error {
 
 fn failure(endpoint: &Endpoint, error: WsError) -> Error {
     match error {
-        WsError::Io(source) => super::lost(source),
+        WsError::Io(source) => super::lost(source, "the connection was lost in the WebSocket handshake"),
         WsError::Http(response) => refusal(endpoint, &response),
         WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => Error::websocket(
             WebSocketFailure::Subprotocol,

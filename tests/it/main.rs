@@ -18,3 +18,5 @@ mod request;
 mod script;
 mod shutdown;
 mod subscribe;
+#[cfg(feature = "tls")]
+mod tls;

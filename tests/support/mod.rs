@@ -3,7 +3,9 @@
 // Not every test uses every helper.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+pub mod certificates;
 pub mod embedded;
+pub mod fronts;
 pub mod mosquitto;
 pub mod polls;
 pub mod proxy;
@@ -16,7 +18,9 @@ use std::pin::pin;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+pub use certificates::{file, self_signed, Authority, Identity, KeyForm};
 pub use embedded::{EmbeddedBroker, EmbeddedBuilder};
+pub use fronts::{Front, TlsSide};
 pub use mosquitto::{Mosquitto, MosquittoConfig, Persistence};
 pub use polls::{drop_after_polls, drop_when_woken_after_polls};
 pub use proxy::{Direction, Proxy};

@@ -12,9 +12,8 @@ use crate::Error;
 pub(super) fn failure_of_handshake(endpoint: &Endpoint, source: io::Error) -> Error {
     let failure = match rustls_error(&source) {
         Some(error) => classify(error),
-        // rustls has no word for it: tokio-rustls found the end of the stream.
-        None if source.kind() == io::ErrorKind::UnexpectedEof => TlsFailure::HungUp,
-        None => return crate::transport::lost(source),
+        // The stream below has ended, one way or another.
+        None => TlsFailure::HungUp,
     };
     Error::tls(failure, format!("no TLS with {endpoint}: {failure}")).with_source(source)
 }
