@@ -112,5 +112,8 @@ pub(crate) fn lost(source: io::Error, otherwise: &'static str) -> Error {
         Ok(failure) => return failure,
         Err(source) => source,
     };
-    Error::connection(otherwise).with_source(source)
+    match source.kind() {
+        io::ErrorKind::InvalidData => Error::protocol("what came is no WebSocket with MQTT in it").with_source(source),
+        _ => Error::connection(otherwise).with_source(source),
+    }
 }

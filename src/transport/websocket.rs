@@ -72,7 +72,9 @@ pub(crate) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue
 fn payload(message: Message) -> io::Result<Option<Bytes>> {
     match message {
         Message::Binary(bytes) => Ok(Some(bytes)),
-        Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Ok(None),
+        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(None),
+        // A peer that says goodbye need not hang up as well.
+        Message::Close(_) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the broker closed the WebSocket")),
         Message::Text(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the broker sent text, not binary data")),
     }
 }
@@ -81,7 +83,7 @@ fn into_io(error: WsError) -> io::Error {
     match error {
         WsError::Io(error) => error,
         WsError::ConnectionClosed | WsError::AlreadyClosed => io::ErrorKind::ConnectionAborted.into(),
-        error => io::Error::other(error),
+        error => io::Error::new(io::ErrorKind::InvalidData, error),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mqtt_agent::{Agent, Lost, Options, State, Stats};
+use mqtt_agent::{Agent, Lost, Options, QoS, State, Stats};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
@@ -62,6 +62,15 @@ pub(crate) async fn stats(agent: &Agent, what: &str, mut reached: impl FnMut(&St
         assert!(started.elapsed() < LIMIT, "expected {what}, got {:?}", agent.stats());
         tokio::time::sleep(millis(1)).await;
     }
+}
+
+/// A message to the agent itself, at the quality of service with the most packets; nothing is left behind.
+pub(crate) async fn echo(agent: &Agent) {
+    let mut stream = agent.subscribe("echo").qos(QoS::ExactlyOnce).await.unwrap();
+    agent.publish("echo", "x").qos(QoS::ExactlyOnce).await.unwrap();
+    let message = within(LIMIT, "the echo", stream.recv()).await.unwrap().unwrap();
+    assert_eq!(message.text(), Ok("x"));
+    stream.unsubscribe().await.unwrap();
 }
 
 /// Waits until the agent holds nothing for anyone.

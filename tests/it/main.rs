@@ -20,3 +20,5 @@ mod shutdown;
 mod subscribe;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "websocket")]
+mod websocket;

@@ -197,6 +197,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         .expect("the connection is open");
     }
 
+    /// As far as the far end takes it.
+    pub async fn try_send_raw(&mut self, bytes: &[u8]) {
+        within(LIMIT, "room to send", self.stream.write_all(bytes)).await.ok();
+    }
+
     pub async fn connack(&mut self, code: ConnectReturnCode, session_present: bool) {
         self.send(Packet::ConnAck(ConnAck::new(code, session_present))).await;
     }
