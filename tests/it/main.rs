@@ -20,5 +20,6 @@ mod shutdown;
 mod subscribe;
 #[cfg(feature = "tls")]
 mod tls;
+mod ways;
 #[cfg(feature = "websocket")]
 mod websocket;
