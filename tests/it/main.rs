@@ -11,6 +11,7 @@ mod cancel;
 mod chaos;
 mod collect;
 mod common;
+mod config;
 mod connect;
 mod many;
 mod publish;

@@ -42,6 +42,11 @@ impl Scripted {
         Peer::new(stream)
     }
 
+    /// As long as it takes.
+    pub async fn try_accept(&self) -> io::Result<Peer> {
+        self.listener.accept().await.map(|(stream, _)| Peer::new(stream))
+    }
+
     /// Accepts a connection, reads its CONNECT and answers it with success.
     pub async fn accept_session(&self, session_present: bool) -> (Peer, Connect) {
         let mut peer = self.accept().await;
