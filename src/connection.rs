@@ -93,6 +93,10 @@ impl Connection {
             match codec.decode(&mut input)? {
                 Some(Inbound::ConnAck(answer)) => {
                     let session_present = answer.map_err(Error::refused)?.session_present;
+                    if session_present && options.clean_session {
+                        // [MQTT-3.2.2-1]. Believed, it would keep the agent from subscribing again.
+                        return Err(Error::protocol("the broker resumed a session that it was asked to forget"));
+                    }
                     return Ok(Self {
                         stream,
                         codec,

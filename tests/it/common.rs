@@ -33,6 +33,13 @@ pub(crate) async fn held_offline(server: &Scripted, options: Options) -> (Agent,
     (agent, peer)
 }
 
+/// An ignored test of this binary, to be run in a process of its own: what it looks at belongs to the whole process.
+pub(crate) fn alone(test: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--ignored", "--nocapture"]);
+    command
+}
+
 /// An address that refuses connections for as long as the socket lives.
 pub(crate) fn refusing_address() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().unwrap();

@@ -217,7 +217,8 @@ broker_test!(a_session_that_is_kept_is_resumed, |broker| async move {
 #[tokio::test]
 async fn the_state_tells_each_step() {
     let server = Scripted::listen().await;
-    let (agent, mut peer) = held_offline(&server, options(&server.url()).reconnect(|_: &_| Some(millis(300)))).await;
+    let resumable = options(&server.url()).clean_session(false).client_id("c");
+    let (agent, mut peer) = held_offline(&server, resumable.reconnect(|_: &_| Some(millis(300)))).await;
     assert!(matches!(*agent.state().borrow(), State::Connecting));
     assert!(!agent.is_connected());
     peer.connack(ConnectReturnCode::Success, true).await;
@@ -379,35 +380,6 @@ async fn a_failure_to_give_credentials_is_a_failure_to_connect() {
     let slow = options(&server.url()).connect_timeout(millis(50)).credentials_from(std::future::pending);
     assert_eq!(slow.connect().await.unwrap_err().kind(), ErrorKind::Timeout);
     server.expect_no_connection(millis(20)).await;
-}
-
-#[tokio::test]
-async fn a_peer_that_breaks_the_protocol_loses_the_connection_and_gets_a_new_one() {
-    let attacks: [(&str, &[u8]); 9] = [
-        ("a second CONNACK", &[0x20, 2, 0, 0]),
-        ("a CONNECT", b"\x10\x0e\0\x04MQTT\x04\x02\0\x1e\0\x02me"),
-        ("a PINGREQ", &[0xc0, 0]),
-        ("a reserved type", &[0xf0, 0]),
-        ("a length without end", &[0x30, 0xff, 0xff, 0xff, 0xff, 0xff]),
-        ("identifier 0", &[0x40, 2, 0, 0]),
-        ("a wildcard in a topic", &[0x30, 3, 0, 1, b'#']),
-        ("QoS 3", &[0x36, 5, 0, 1, b'a', 0, 1]),
-        ("text", HTTP),
-    ];
-    let server = Scripted::listen().await;
-    let (agent, mut peer) = linked(&server, options(&server.url()).reconnect(|_: &_| Some(millis(100)))).await;
-    for (what, bytes) in attacks {
-        peer.send_raw(bytes).await;
-        let lost = state(&agent, what, |state| !state.is_connected()).await;
-        let State::Disconnected { reason, .. } = lost else { panic!("{what}: {lost:?}") };
-        assert_eq!(reason.kind(), ErrorKind::Protocol, "{what}");
-        (peer, _) = server.accept_session(false).await;
-        state(&agent, "a connection", State::is_connected).await;
-    }
-    let call = tokio::spawn(agent.publish("a", "x").into_future());
-    let id = peer.expect_publish().await.pkid;
-    peer.puback(id).await;
-    within(LIMIT, "the publish", call).await.unwrap().unwrap();
 }
 
 #[tokio::test]

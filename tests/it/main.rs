@@ -13,6 +13,7 @@ mod collect;
 mod common;
 mod config;
 mod connect;
+mod hostile;
 mod many;
 mod publish;
 mod request;

@@ -12,7 +12,7 @@ use mqtt_agent::{Agent, Error, ErrorKind, Options, State, TlsFailure};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::common::{echo, options, state};
+use crate::common::{alone, echo, options, state};
 use crate::support::{
     file, mosquitto_or_skip, self_signed, within, Authority, EmbeddedBroker, Front, Identity, KeyForm, Mosquitto,
     MosquittoConfig, Peer, Proxy, Scripted, TlsSide, LIMIT,
@@ -314,8 +314,7 @@ fn the_platforms_certificates_are_trusted_by_default_and_may_be_none() {
     let front = runtime.block_on(Front::tls(&TlsSide::new(&ca.broker("127.0.0.1")), broker.addr()));
     let (trusted, empty) = (file(ca.pem()), file(""));
     let child = |certificates: &std::path::Path| {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "tls::child_of_the_platform", "--ignored", "--nocapture"])
+        let output = alone("tls::child_of_the_platform")
             .env("SSL_CERT_FILE", certificates)
             .env_remove("SSL_CERT_DIR")
             .env("CHILD_URL", front.url("mqtts"))

@@ -10,7 +10,8 @@ use rumqttc::mqttbytes::v4::{
     SubscribeReasonCode, UnsubAck, Unsubscribe,
 };
 use rumqttc::mqttbytes::{check, Error};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{empty, join, sink, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Empty, Join, Sink};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{within, LIMIT};
@@ -166,6 +167,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.received.split_to(count).to_vec()
     }
 
+    /// So many bytes, or None at the end of the connection.
+    pub async fn try_recv_raw(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.received.len() < count {
+            if !matches!(self.fill().await, Ok(1..)) {
+                return None;
+            }
+        }
+        Some(self.received.split_to(count).to_vec())
+    }
+
     /// One packet as bytes: the codec refuses what is not 3.1.1, such as the CONNECT of 3.1.
     pub async fn recv_raw_packet(&mut self) -> Vec<u8> {
         loop {
@@ -202,9 +213,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         .expect("the connection is open");
     }
 
-    /// As far as the far end takes it.
-    pub async fn try_send_raw(&mut self, bytes: &[u8]) {
-        within(LIMIT, "room to send", self.stream.write_all(bytes)).await.ok();
+    /// Whether the far end has taken it all.
+    pub async fn try_send_raw(&mut self, bytes: &[u8]) -> bool {
+        within(LIMIT, "room to send", self.stream.write_all(bytes)).await.is_ok()
     }
 
     pub async fn connack(&mut self, code: ConnectReturnCode, session_present: bool) {
@@ -272,6 +283,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 }
 
 impl Peer {
+    /// The two directions, to be used at the same time.
+    pub fn split(self) -> (Peer<Join<OwnedReadHalf, Sink>>, Peer<Join<Empty, OwnedWriteHalf>>) {
+        let (reader, writer) = self.stream.into_split();
+        let reader = Peer { stream: join(reader, sink()), received: self.received };
+        (reader, Peer::new(join(empty(), writer)))
+    }
+
     /// Ends the connection with a TCP reset.
     pub fn reset(self) {
         self.stream.set_zero_linger().expect("a connected socket");
