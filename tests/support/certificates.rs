@@ -46,7 +46,7 @@ impl Authority {
 
     /// For a broker of this name or address.
     pub fn broker(&self, name: &str) -> Identity {
-        self.sign(named("broker", vec![name.to_owned()]), &KeyPair::generate().expect("a key"))
+        self.sign(&named("broker", vec![name.to_owned()]), &KeyPair::generate().expect("a key"))
     }
 
     /// For a broker, valid in these years only.
@@ -54,7 +54,7 @@ impl Authority {
         let mut params = named("broker", vec![name.to_owned()]);
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(until, 1, 1);
-        self.sign(params, &KeyPair::generate().expect("a key"))
+        self.sign(&params, &KeyPair::generate().expect("a key"))
     }
 
     pub fn client(&self, name: &str) -> Identity {
@@ -69,7 +69,7 @@ impl Authority {
         let key = key.expect("a key");
         let mut params = named(name, vec![]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let identity = self.sign(params, &key);
+        let identity = self.sign(&params, &key);
         let key = match form {
             KeyForm::Pkcs8 => identity.key,
             KeyForm::Pkcs1 => pem("RSA PRIVATE KEY", inner_key(&key.serialize_der())),
@@ -78,7 +78,7 @@ impl Authority {
         Identity { key, ..identity }
     }
 
-    fn sign(&self, params: CertificateParams, key: &KeyPair) -> Identity {
+    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Identity {
         let cert = params.signed_by(key, &self.issuer).expect("a certificate");
         Identity { cert: cert.pem(), key: key.serialize_pem() }
     }

@@ -282,9 +282,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 }
 
+type Reader = Peer<Join<OwnedReadHalf, Sink>>;
+type Writer = Peer<Join<Empty, OwnedWriteHalf>>;
+
 impl Peer {
     /// The two directions, to be used at the same time.
-    pub fn split(self) -> (Peer<Join<OwnedReadHalf, Sink>>, Peer<Join<Empty, OwnedWriteHalf>>) {
+    pub fn split(self) -> (Reader, Writer) {
         let (reader, writer) = self.stream.into_split();
         let reader = Peer { stream: join(reader, sink()), received: self.received };
         (reader, Peer::new(join(empty(), writer)))
