@@ -89,7 +89,9 @@ mod error;
 pub mod fuzzing;
 mod message;
 mod options;
+mod properties;
 mod publish;
+mod reason;
 mod reconnect;
 mod request;
 mod router;
@@ -97,6 +99,7 @@ mod session;
 mod state;
 mod stats;
 mod subscribe;
+mod terms;
 mod topic;
 mod transport;
 mod wire;
@@ -106,15 +109,17 @@ pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
 pub use error::{Error, ErrorKind, Outcome, Refusal};
 pub use message::{Message, QoS};
-pub use options::{LastWill, Login, Offline, Options};
+pub use options::{Exchange, ExchangeFuture, LastWill, Login, Offline, Options};
+pub use properties::Properties;
 pub use publish::{Delivery, Publish, PublishFuture};
+pub use reason::ReasonCode;
 pub use reconnect::{Backoff, Lost, ReconnectPolicy};
 pub use request::{Request, RequestFuture, RequestMany, RequestManyFuture};
 pub use state::State;
 pub use stats::Stats;
 pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
+pub use terms::{Terms, Version};
 pub use topic::{Filter, Topic};
-pub use wire::Version;
 
 /// The examples of the README, compiled.
 #[cfg(doctest)]
