@@ -42,7 +42,7 @@ impl EmbeddedBroker {
     }
 
     pub fn url(&self) -> String {
-        format!("mqtt://{}", self.addr)
+        super::url(self.addr)
     }
 
     /// Closes every connection and frees the port before it returns.
