@@ -42,7 +42,7 @@ impl EmbeddedBroker {
     }
 
     pub fn url(&self) -> String {
-        super::url(self.addr)
+        format!("mqtt://{}", self.addr)
     }
 
     /// Closes every connection and frees the port before it returns.
