@@ -20,10 +20,12 @@ use crate::session::Session;
 use crate::state::State;
 use crate::stats::Counters;
 use crate::transport::Endpoint;
-use crate::Error;
+use crate::wire::Outbound;
+use crate::{Error, ErrorKind, ReasonCode, Version};
 
 pub(crate) struct Actor {
     options: Arc<Options>,
+    client_id: Arc<str>,
     dialer: Arc<Dialer>,
     session: Session,
     commands: mpsc::Receiver<Command>,
@@ -85,11 +87,13 @@ impl Actor {
         let (commands, commands_in) = mpsc::channel(COMMANDS);
         let (notices, notices_in) = mpsc::unbounded_channel();
         let (state, state_out) = watch::channel(State::Connecting);
+        let client_id: Arc<str> = options.effective_client_id().into();
         let dialer = Arc::new(Dialer::new(options.clone()));
         let actor = Self {
             session: Session::new(&options, counters.clone(), allowance, notices.clone()),
-            link: Link::dial(&dialer, 0),
+            link: Link::dial(&dialer, &client_id, true, 0),
             options,
+            client_id,
             dialer,
             next_endpoint: 0,
             commands: commands_in,
@@ -121,10 +125,13 @@ impl Actor {
             progress |= self.poll_commands(cx, now);
             match self.poll_link(cx, &mut packets, now) {
                 Ok(moved) => progress |= moved,
-                Err(error) => match self.handle_lost(error, now) {
-                    true => progress = true,
-                    false => return Poll::Ready(()),
-                },
+                Err(error) => {
+                    self.say_why(&error, cx);
+                    match self.handle_lost(error, now) {
+                        true => progress = true,
+                        false => return Poll::Ready(()),
+                    }
+                }
             }
             self.session.count();
             if self.session.is_finished(now) {
@@ -191,7 +198,7 @@ impl Actor {
             }
             Link::Waiting { .. } => {
                 self.state.send_replace(State::Connecting);
-                self.link = Link::dial(&self.dialer, self.next_endpoint);
+                self.link = Link::dial(&self.dialer, &self.client_id, !self.was_connected, self.next_endpoint);
                 Ok(true)
             }
             Link::Dialing(dialing) => match dialing.as_mut().poll(cx) {
@@ -207,7 +214,7 @@ impl Actor {
             Link::Up { connection, undecoded, .. } => {
                 let mut progress = poll_input(&mut self.session, connection, undecoded, packets, cx, now)?;
                 self.session.handle_timeout(now)?;
-                self.session.poll_transmit(&connection.codec, &mut connection.output, now);
+                self.session.poll_transmit(&mut connection.codec, &mut connection.output, now);
                 while !connection.output.is_empty() {
                     let Poll::Ready(written) = connection.poll_write(cx) else { break };
                     self.session.handle_written(written?, now);
@@ -223,17 +230,32 @@ impl Actor {
 
     fn handle_connected(&mut self, dialed: Dialed, now: Instant) {
         let Dialed { connection, endpoint, index } = dialed;
-        let session_present = connection.session_present;
-        tracing::info!(broker = %endpoint, session_present, "connected");
+        let (session_present, terms) = (connection.session_present, connection.terms.clone());
+        tracing::info!(broker = %endpoint, session_present, version = ?terms.version, "connected");
+        // MQTT-3.1.3-6: one that the broker assigned is kept, so that the session is found again.
+        if *self.client_id != *terms.client_id {
+            self.client_id = terms.client_id.as_str().into();
+        }
         if std::mem::replace(&mut self.was_connected, true) {
             self.counters.reconnects().add(1);
         }
-        self.session.handle_connected(session_present, now);
-        let connected = State::Connected { session_present, endpoint: endpoint.clone() };
+        self.session.handle_connected(session_present, terms.clone(), now);
+        let connected = State::Connected { session_present, terms, endpoint: endpoint.clone() };
         self.link = Link::Up { connection: Box::new(connection), endpoint, index, since: now, undecoded: true };
         self.state.send_replace(connected);
         if let Some(first) = self.first.take() {
             first.send(Ok(()));
+        }
+    }
+
+    /// MQTT-4.13.1-1 of MQTT 5: a peer that broke the protocol is told, if it takes that at once.
+    fn say_why(&mut self, error: &Error, cx: &mut Context<'_>) {
+        let Link::Up { connection, .. } = &mut self.link else { return };
+        if error.kind() == ErrorKind::Protocol && connection.terms.version == Version::V5 {
+            let outbound = Outbound::Disconnect(ReasonCode::PROTOCOL_ERROR);
+            connection.codec.encode(outbound, &mut connection.output);
+            let _ = connection.poll_write(cx);
+            let _ = connection.poll_flush(cx);
         }
     }
 
@@ -337,8 +359,8 @@ fn poll_input(
 }
 
 impl Link {
-    fn dial(dialer: &Arc<Dialer>, first: usize) -> Self {
-        let dialer = dialer.clone();
-        Self::Dialing(Box::pin(async move { dialer.dial(first).await }))
+    fn dial(dialer: &Arc<Dialer>, client_id: &Arc<str>, is_first: bool, first_endpoint: usize) -> Self {
+        let (dialer, client_id) = (dialer.clone(), client_id.clone());
+        Self::Dialing(Box::pin(async move { dialer.dial(&client_id, is_first, first_endpoint).await }))
     }
 }

@@ -9,7 +9,6 @@ use crate::Error;
 
 pub(crate) struct Dialer {
     options: Arc<Options>,
-    client_id: Box<str>,
     transport: Transport,
 }
 
@@ -22,16 +21,14 @@ pub(crate) struct Dialed {
 }
 
 impl Dialer {
-    /// The client identifier is the same for the life of the agent.
     pub(crate) fn new(options: Arc<Options>) -> Self {
-        let client_id = options.effective_client_id().into();
         let transport = Transport::new(options.transport.clone(), options.max_packet_size);
-        Self { options, client_id, transport }
+        Self { options, transport }
     }
 
     /// Tries each endpoint once, beginning with number `first`, or in random order where that was asked for. The error
-    /// is that of the last.
-    pub(crate) async fn dial(&self, first: usize) -> Result<Dialed, Error> {
+    /// is that of the last. `is_first` tells whether the agent was never connected.
+    pub(crate) async fn dial(&self, client_id: &str, is_first: bool, first: usize) -> Result<Dialed, Error> {
         let endpoints = self.options.endpoints()?;
         let mut order: Vec<_> = (0..endpoints.len()).collect();
         match self.options.shuffle {
@@ -41,7 +38,7 @@ impl Dialer {
         let mut failure = None;
         for index in order {
             let endpoint = endpoints[index].clone();
-            match Connection::open(&self.options, &self.client_id, &self.transport, &endpoint).await {
+            match Connection::open(&self.options, client_id, is_first, &self.transport, &endpoint).await {
                 Ok(connection) => return Ok(Dialed { connection, endpoint, index }),
                 Err(error) => {
                     let cause = &error as &(dyn std::error::Error + 'static);

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::reconnect::{Backoff, ReconnectPolicy};
+use crate::terms::Version;
 use crate::transport::{Endpoint, Settings};
-use crate::wire::Version;
 use crate::{Agent, Error};
 
+mod authentication;
 mod check;
 mod env;
 mod last_will;
 mod login;
+mod mqtt5;
 mod network;
 #[cfg(feature = "serde")]
 mod serde;
@@ -22,10 +24,13 @@ mod settings;
 mod tls;
 mod url;
 
+pub(crate) use authentication::Authentication;
+pub use authentication::{Exchange, ExchangeFuture};
 pub(crate) use check::{check_capacity, MAX_CAPACITY};
 pub use last_will::LastWill;
 pub(crate) use login::Credentials;
 pub use login::Login;
+use mqtt5::Mqtt5;
 
 /// Options of an [`Agent`]. Each has a default that suits a web server with one connection per broker.
 ///
@@ -49,6 +54,7 @@ pub struct Options {
     pub(crate) shuffle: bool,
     pub(crate) transport: Settings,
     pub(crate) version: Version,
+    pub(crate) mqtt5: Mqtt5,
     pub(crate) client_id: Option<String>,
     pub(crate) credentials: Credentials,
     pub(crate) clean_session: bool,
@@ -132,7 +138,8 @@ impl Options {
         self
     }
 
-    /// The protocol version. Default: 3.1.1.
+    /// The protocol version. Default: 3.1.1, which every broker and most devices speak. [`Version::V5`] adds properties,
+    /// reasons, and sessions that outlive a connection; [`Version::Auto`] takes it where the broker does.
     #[must_use]
     pub fn version(mut self, version: Version) -> Self {
         self.version = version;
@@ -362,6 +369,16 @@ impl Options {
         }
     }
 
+    /// The subscription identifier to begin with: what a broker queued for an earlier process with the same session
+    /// carries that one's identifiers, and chance keeps clear of them.
+    pub(crate) fn first_identifier(&self) -> u32 {
+        if self.clean_session {
+            1
+        } else {
+            fastrand::u32(1..=268_435_455)
+        }
+    }
+
     /// All of them, the first one first.
     pub(crate) fn endpoints(&self) -> Result<Vec<&Endpoint>, Error> {
         let further = self.failover.iter().map(|endpoint| endpoint.as_ref().map_err(Clone::clone));
@@ -377,6 +394,7 @@ impl From<Endpoint> for Options {
             shuffle: false,
             transport: Settings::default(),
             version: Version::default(),
+            mqtt5: Mqtt5::default(),
             client_id: None,
             credentials: Credentials::None,
             clean_session: true,

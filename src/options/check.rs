@@ -11,11 +11,12 @@ impl Options {
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.check_way()?;
         self.check_client_id()?;
+        self.mqtt5.check(self.version)?;
         if let Credentials::Fixed(login) = &self.credentials {
             login.check()?;
         }
         if let Some(will) = &self.last_will {
-            will.to_publish()?;
+            will.check(self.version)?;
             if will.payload.len() > MAX_FIELD {
                 return Err(Error::invalid_options("the last will's payload is over 65,535 bytes"));
             }

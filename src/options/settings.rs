@@ -119,7 +119,7 @@ impl fmt::Display for Name<'_> {
 }
 
 /// The options that are a text by themselves.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 30] = [
     "address_timeout",
     "alpn",
     "ca_file",
@@ -138,11 +138,16 @@ const NAMES: [&str; 25] = [
     "max_queued_bytes",
     "offline",
     "proxy",
+    "receive_maximum",
     "reply_linger",
+    "request_response_information",
     "server_name",
+    "session_expiry",
     "shuffle",
     "stream_capacity",
     "timeout",
+    "topic_alias_maximum",
+    "topic_aliases",
     "version",
     "write_timeout",
 ];
@@ -179,11 +184,16 @@ impl Options {
             "max_queued_bytes" => self.max_queued_bytes(parse(shown, value)?),
             "offline" => self.offline(offline(shown, value)?),
             "proxy" => self.proxy(value),
+            "receive_maximum" => self.receive_maximum(parse(shown, value)?),
             "reply_linger" => self.reply_linger(seconds()?),
+            "request_response_information" => self.request_response_information(parse(shown, value)?),
             "server_name" => self.server_name(value),
+            "session_expiry" => self.session_expiry(seconds()?),
             "shuffle" => self.shuffle(parse(shown, value)?),
             "stream_capacity" => self.stream_capacity(parse(shown, value)?),
             "timeout" => self.timeout(seconds()?),
+            "topic_alias_maximum" => self.topic_alias_maximum(parse(shown, value)?),
+            "topic_aliases" => self.topic_aliases(parse(shown, value)?),
             "version" => self.version(version(shown, value)?),
             "write_timeout" => self.write_timeout(seconds()?),
             _ => return Err(Error::invalid_options(format!("the option {shown:?} is unknown"))),
@@ -195,7 +205,9 @@ fn version(shown: &str, value: &str) -> Result<Version, Error> {
     match value {
         "3.1" => Ok(Version::V31),
         "3.1.1" | "4" => Ok(Version::V311),
-        _ => Err(Error::invalid_options(format!("{shown}: {value:?} is neither 3.1.1 nor 3.1"))),
+        "5" | "5.0" => Ok(Version::V5),
+        "auto" => Ok(Version::Auto),
+        _ => Err(Error::invalid_options(format!("{shown}: {value:?} is not 3.1, 3.1.1, 5 or auto"))),
     }
 }
 

@@ -26,8 +26,9 @@ impl Options {
     /// commas: `address_timeout`, `alpn`, `ca_file`, `cert_file`, `clean_session` (`true`, `false`), `client_id`,
     /// `connect_timeout`, `danger_accept_invalid_certs`, `failover`, `keep_alive`, `key_file`,
     /// `max_filters_per_subscribe`, `max_in_flight`, `max_packet_size`, `max_queued`, `max_queued_bytes`, `offline`
-    /// (`fail`, `wait`, `queue`), `proxy`, `reply_linger`, `server_name`, `shuffle`, `stream_capacity`, `timeout`,
-    /// `version` (`3.1`, `3.1.1`), `write_timeout`.
+    /// (`fail`, `wait`, `queue`), `proxy`, `receive_maximum`, `reply_linger`,
+    /// `request_response_information`, `server_name`, `session_expiry`, `shuffle`, `stream_capacity`, `timeout`,
+    /// `topic_alias_maximum`, `topic_aliases`, `version` (`3.1`, `3.1.1`, `5`, `auto`), `write_timeout`.
     ///
     /// In a `ws` or `wss` URL anything else in the query goes to the server as it is, as signed URLs need; to send one of
     /// the names above to the server, begin with an [`Endpoint`].

@@ -3,15 +3,20 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mqtt_agent::{Agent, Lost, Options, QoS, State, Stats};
+use mqtt_agent::{Agent, Lost, Options, State, Stats};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
-use crate::support::{millis, within, Peer, Scripted, LIMIT};
+use crate::support::{millis, within, Peer, Scripted, LIMIT, VERSION};
 
 /// Options for this URL that try again at once after a loss.
 pub(crate) fn options(url: &str) -> Options {
-    Agent::builder(url).unwrap().reconnect(|_: &Lost| Some(millis(10)))
+    Agent::builder(url).unwrap().version(VERSION).reconnect(|_: &Lost| Some(millis(10)))
+}
+
+/// The same, with a session that the peer may keep.
+pub(crate) fn kept(server: &Scripted) -> Options {
+    options(&server.url()).clean_session(false).client_id("kept")
 }
 
 /// Never tries again.
@@ -31,13 +36,6 @@ pub(crate) async fn held_offline(server: &Scripted, options: Options) -> (Agent,
     let mut peer = server.accept().await;
     peer.expect_connect().await;
     (agent, peer)
-}
-
-/// An ignored test of this binary, to be run in a process of its own: what it looks at belongs to the whole process.
-pub(crate) fn alone(test: &str) -> std::process::Command {
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture"]);
-    command
 }
 
 /// An address that refuses connections for as long as the socket lives.
@@ -69,15 +67,6 @@ pub(crate) async fn stats(agent: &Agent, what: &str, mut reached: impl FnMut(&St
         assert!(started.elapsed() < LIMIT, "expected {what}, got {:?}", agent.stats());
         tokio::time::sleep(millis(1)).await;
     }
-}
-
-/// A message to the agent itself, at the quality of service with the most packets; nothing is left behind.
-pub(crate) async fn echo(agent: &Agent) {
-    let mut stream = agent.subscribe("echo").qos(QoS::ExactlyOnce).await.unwrap();
-    agent.publish("echo", "x").qos(QoS::ExactlyOnce).await.unwrap();
-    let message = within(LIMIT, "the echo", stream.recv()).await.unwrap().unwrap();
-    assert_eq!(message.text(), Ok("x"));
-    stream.unsubscribe().await.unwrap();
 }
 
 /// Waits until the agent holds nothing for anyone.

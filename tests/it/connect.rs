@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::poll;
-use mqtt_agent::{Agent, ErrorKind, LastWill, Login, Lost, Offline, Options, Outcome, QoS, Refusal, State, Version};
+use mqtt_agent::{
+    Agent, ErrorKind, LastWill, Login, Lost, Offline, Options, Outcome, QoS, ReasonCode, Refusal, State, Version,
+};
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Login as WireLogin, Packet, SubscribeReasonCode};
 use rumqttc::mqttbytes::QoS as WireQoS;
 
-use crate::common::{give_up, held_offline, linked, options, refusing_address, state, stats, watched};
+use crate::common::{give_up, held_offline, kept, linked, options, refusing_address, state, stats, watched};
 use crate::support::{
-    broker_test, drop_after_polls, millis, secs, within, BrokerKind, BrokerOptions, Direction, Proxy, Scripted, LIMIT,
+    broker_test, drop_after_polls, is_v5, millis, secs, within, BrokerKind, BrokerOptions, Direction, Proxy, Scripted,
+    LIMIT,
 };
 
 #[tokio::test]
@@ -41,7 +44,7 @@ async fn each_refusal_has_its_kind() {
         (3, Refusal::ServerUnavailable),
         (4, Refusal::BadUserNameOrPassword),
         (5, Refusal::NotAuthorized),
-        (200, Refusal::Other(200)),
+        (200, Refusal::Other(ReasonCode(200))),
     ];
     for (code, refusal) in refusals {
         let server = Scripted::listen().await;
@@ -81,7 +84,7 @@ async fn a_refused_connection_is_an_error_at_once() {
 async fn a_first_packet_that_is_no_connack_ends_the_attempt() {
     for (bytes, kind) in [
         (&[0xd0, 0][..], ErrorKind::Protocol),
-        (&[0x20, 3, 0, 0, 0], ErrorKind::Protocol),
+        (&[0x20, 1, 0], ErrorKind::Protocol),
         (HTTP, ErrorKind::Protocol),
         (&[], ErrorKind::Connection),
     ] {
@@ -163,12 +166,16 @@ broker_test!(a_second_client_of_the_same_name_takes_over, |broker| async move {
     let mut stream = first.subscribe("a").await.unwrap();
     let second = options(&broker.url()).client_id("same").connect().await.unwrap();
     let closed = state(&first, "the end of the first", State::is_closed).await;
-    // The embedded broker says goodbye first, which in this version of the protocol only clients do.
-    let expected = match broker.kind() {
-        BrokerKind::Embedded => ErrorKind::Protocol,
-        BrokerKind::Mosquitto => ErrorKind::Connection,
-    };
-    assert!(matches!(closed, State::Closed { reason: Some(reason) } if reason.kind() == expected));
+    let State::Closed { reason: Some(reason) } = closed else { panic!("{closed:?}") };
+    match broker.kind() {
+        BrokerKind::Embedded if is_v5() => {
+            assert_eq!(reason.kind(), ErrorKind::Disconnected);
+            assert_eq!(reason.reason_code(), Some(ReasonCode::SESSION_TAKEN_OVER));
+        }
+        // It says goodbye first, which before MQTT 5 only clients do.
+        BrokerKind::Embedded => assert_eq!(reason.kind(), ErrorKind::Protocol),
+        BrokerKind::Mosquitto => assert_eq!(reason.kind(), ErrorKind::Connection),
+    }
     assert!(within(LIMIT, "the end of the stream", stream.recv()).await.is_none());
     second.publish("a", "x").await.unwrap();
 });
@@ -217,8 +224,7 @@ broker_test!(a_session_that_is_kept_is_resumed, |broker| async move {
 #[tokio::test]
 async fn the_state_tells_each_step() {
     let server = Scripted::listen().await;
-    let resumable = options(&server.url()).clean_session(false).client_id("c");
-    let (agent, mut peer) = held_offline(&server, resumable.reconnect(|_: &_| Some(millis(300)))).await;
+    let (agent, mut peer) = held_offline(&server, kept(&server).reconnect(|_: &_| Some(millis(300)))).await;
     assert!(matches!(*agent.state().borrow(), State::Connecting));
     assert!(!agent.is_connected());
     peer.connack(ConnectReturnCode::Success, true).await;
@@ -380,6 +386,35 @@ async fn a_failure_to_give_credentials_is_a_failure_to_connect() {
     let slow = options(&server.url()).connect_timeout(millis(50)).credentials_from(std::future::pending);
     assert_eq!(slow.connect().await.unwrap_err().kind(), ErrorKind::Timeout);
     server.expect_no_connection(millis(20)).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_breaks_the_protocol_loses_the_connection_and_gets_a_new_one() {
+    let attacks: [(&str, &[u8]); 9] = [
+        ("a second CONNACK", &[0x20, 2, 0, 0]),
+        ("a CONNECT", b"\x10\x0e\0\x04MQTT\x04\x02\0\x1e\0\x02me"),
+        ("a PINGREQ", &[0xc0, 0]),
+        ("a reserved type", &[0xf0, 0]),
+        ("a length without end", &[0x30, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        ("identifier 0", &[0x40, 2, 0, 0]),
+        ("a wildcard in a topic", &[0x30, 3, 0, 1, b'#']),
+        ("QoS 3", &[0x36, 5, 0, 1, b'a', 0, 1]),
+        ("text", HTTP),
+    ];
+    let server = Scripted::listen().await;
+    let (agent, mut peer) = linked(&server, options(&server.url()).reconnect(|_: &_| Some(millis(100)))).await;
+    for (what, bytes) in attacks {
+        peer.send_raw(bytes).await;
+        let lost = state(&agent, what, |state| !state.is_connected()).await;
+        let State::Disconnected { reason, .. } = lost else { panic!("{what}: {lost:?}") };
+        assert_eq!(reason.kind(), ErrorKind::Protocol, "{what}");
+        (peer, _) = server.accept_session(false).await;
+        state(&agent, "a connection", State::is_connected).await;
+    }
+    let call = tokio::spawn(agent.publish("a", "x").into_future());
+    let id = peer.expect_publish().await.pkid;
+    peer.puback(id).await;
+    within(LIMIT, "the publish", call).await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use rumqttc::mqttbytes::v4::ConnectReturnCode;
 use tokio::io::DuplexStream;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::common::{alone, options, state};
+use crate::common::{options, state};
+use crate::shared::alone;
 use crate::support::{file, millis, within, Scripted, LIMIT};
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use futures::future::join_all;
 use mqtt_agent::{Endpoint, Error, ErrorKind, Options, QoS, State, WebSocketFailure};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::common::{echo, options, state};
+use crate::common::{options, state};
+use crate::shared::echo;
 use crate::support::{
     file, mosquitto_or_skip, within, Authority, EmbeddedBroker, Front, Identity, Mosquitto, MosquittoConfig, Peer,
     Scripted, TlsSide, LIMIT,

@@ -12,7 +12,8 @@ use mqtt_agent::{Agent, Error, ErrorKind, Options, State, TlsFailure};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::common::{alone, echo, options, state};
+use crate::common::{options, state};
+use crate::shared::{alone, echo};
 use crate::support::{
     file, mosquitto_or_skip, self_signed, within, Authority, EmbeddedBroker, Front, Identity, KeyForm, Mosquitto,
     MosquittoConfig, Peer, Proxy, Scripted, TlsSide, LIMIT,

@@ -5,9 +5,11 @@ use std::future::IntoFuture;
 
 use mqtt_agent::{Agent, Error, ErrorKind, Options, QoS, State};
 use rumqttc::mqttbytes::QoS as WireQoS;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::common::{linked, options, state, stats};
 use crate::script::{granted, message, numbered};
+use crate::shared::over_duplex;
 use crate::support::{millis, within, Peer, Scripted, LIMIT};
 
 const CONNACK: &[u8] = &[0x20, 2, 0, 0];
@@ -183,16 +185,22 @@ async fn publishes_without_a_pause_keep_nobody_from_being_heard() {
 
 #[tokio::test]
 async fn a_peer_that_wants_acknowledgements_and_never_reads_them_is_given_up() {
-    let server = Scripted::listen().await;
-    let (agent, mut peer) = linked(&server, watched(&server).write_timeout(millis(100))).await;
+    let (options, mut connections) = over_duplex(options("mqtt://broker").write_timeout(millis(50)));
+    let agent = options.reconnect(|_: &_| Some(millis(30))).connect_lazy().unwrap();
+    let mut accept = async || {
+        let mut peer = Peer::new(connections.recv().await.unwrap().1);
+        peer.expect_connect().await;
+        peer.send_raw(CONNACK).await;
+        peer
+    };
+    let mut peer = accept().await;
     let flood = async {
-        let block = b"\x32\x06\0\x01a\0\x01x".repeat(10_000);
+        let block = b"\x32\x06\0\x01a\0\x01x".repeat(1000);
         while peer.try_send_raw(&block).await {}
     };
-    let (lost, ()) = tokio::join!(reason(&agent, "a loss"), within(LIMIT * 2, "the end", flood));
+    let (lost, ()) = tokio::join!(reason(&agent, "a loss"), within(LIMIT, "the end", flood));
     assert!(lost.to_string().contains("write timeout"), "{lost:?}");
-    let (mut peer, _) = server.accept_session(false).await;
-    works(&agent, &mut peer).await;
+    works(&agent, &mut accept().await).await;
 }
 
 #[tokio::test]
@@ -227,7 +235,7 @@ async fn reason(agent: &Agent, what: &str) -> Error {
     }
 }
 
-async fn works(agent: &Agent, peer: &mut Peer) {
+async fn works<S: AsyncRead + AsyncWrite + Unpin>(agent: &Agent, peer: &mut Peer<S>) {
     let call = tokio::spawn(agent.publish("works", "x").into_future());
     let id = peer.expect_publish().await.pkid;
     peer.puback(id).await;

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-use mqtt_agent::{Endpoint, Error, ErrorKind, Options, Refusal, Scheme, State};
+use mqtt_agent::{Error, ErrorKind, Options, Refusal, Scheme, State};
 use rumqttc::mqttbytes::v4::ConnectReturnCode;
 use tokio::io::DuplexStream;
-use tokio::sync::mpsc;
 
-use crate::common::{echo, give_up, options, refusing_address, state};
+use crate::common::{give_up, options, refusing_address, state};
+use crate::shared::{echo, over_duplex};
 use crate::support::{millis, mosquitto_or_skip, secs, within, EmbeddedBroker, MosquittoConfig, Peer, Scripted, LIMIT};
 
 #[cfg(unix)]
@@ -27,20 +27,6 @@ async fn a_socket_in_the_file_system_leads_to_mosquitto() {
     let agent = options(&format!("unix://{}?client_id=me", path.display())).connect().await.unwrap();
     echo(&agent).await;
     assert!(matches!(&*agent.state().borrow(), State::Connected { endpoint, .. } if endpoint.to_string() == url));
-}
-
-/// An agent whose connections end in the test, without a socket.
-fn over_duplex(options: Options) -> (Options, mpsc::UnboundedReceiver<(Endpoint, DuplexStream)>) {
-    let (accepted, connections) = mpsc::unbounded_channel();
-    let options = options.connector(move |endpoint| {
-        let accepted = accepted.clone();
-        async move {
-            let (near, far) = tokio::io::duplex(64);
-            accepted.send((endpoint, far)).map_err(|_| "nobody listens")?;
-            Ok(near)
-        }
-    });
-    (options, connections)
 }
 
 #[tokio::test(start_paused = true)]
