@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Opening};
 use crate::options::Options;
 use crate::transport::{Endpoint, Transport};
 use crate::Error;
@@ -38,7 +38,8 @@ impl Dialer {
         let mut failure = None;
         for index in order {
             let endpoint = endpoints[index].clone();
-            match Connection::open(&self.options, client_id, is_first, &self.transport, &endpoint).await {
+            let opening = Opening { options: &self.options, client_id, is_first };
+            match opening.connect(&self.transport, &endpoint).await {
                 Ok(connection) => return Ok(Dialed { connection, endpoint, index }),
                 Err(error) => {
                     let cause = &error as &(dyn std::error::Error + 'static);
