@@ -139,6 +139,15 @@ impl<V> Router<V> {
         }
     }
 
+    pub(crate) fn get(&self, filter: &Filter) -> Option<&V> {
+        let node = self.node(self.find(filter)?);
+        Some(&node.entries[node.position(filter)?].1)
+    }
+
+    fn find(&self, filter: &Filter) -> Option<u32> {
+        filter.levels().try_fold(ROOT, |node, level| self.node(node).child(level))
+    }
+
     #[cfg(any(fuzzing, test))]
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -182,6 +182,10 @@ impl Shared {
     /// Whether the broker sends all that `other` wants by this filter, if this one covers it.
     fn can_cover(&self, other: &Self) -> bool {
         let is_staying = !self.links.is_empty() && self.cover.on.is_none() && self.step != Step::Unsubscribing;
+        if [self, other].into_iter().any(|shared| shared.no_local || shared.retain_as_published) {
+            // Its messages are not those of any other.
+            return false;
+        }
         is_staying && self.granted.is_some_and(|granted| granted >= other.granted.unwrap_or_else(|| other.wished()))
     }
 

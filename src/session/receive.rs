@@ -111,7 +111,7 @@ impl Receiving {
     }
 
     /// Sends one acknowledgement. MQTT-4.6.0-2, -3, -4: in the order in which what they answer arrived.
-    pub(super) fn transmit(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
+    pub(super) fn transmit(&mut self, codec: &mut Codec, buf: &mut BytesMut) -> bool {
         let Some(ack) = self.acks.pop_front() else { return false };
         if self.acks.is_empty() && self.acks.capacity() > KEPT {
             self.acks = VecDeque::new();
@@ -170,21 +170,21 @@ impl Receiving {
 }
 
 impl Session {
-    pub(super) fn handle_incoming(&mut self, incoming: Incoming, now: Instant) {
-        let Incoming { topic, payload, qos, retain, dup, id } = incoming;
+    pub(super) fn handle_incoming(&mut self, mut incoming: Incoming, now: Instant) {
         if self.is_leaving() {
             return;
         }
-        let arrival = self.receiving.accept(qos, id);
+        let arrival = self.receiving.accept(incoming.qos, incoming.id);
         if arrival == Arrival::Repetition {
             return;
         }
         self.counters.received().add(1);
-        let mut message = Message::new(topic, payload, qos, retain, dup);
+        let subscriptions = std::mem::take(&mut incoming.subscriptions);
+        let mut message = Message::new(incoming);
         if let Arrival::Held(hold) = arrival {
             message = message.with_hold(Hold::new(hold, self.subscriptions.notices.clone()));
         }
-        if !self.deliver(&message, now) {
+        if !self.deliver(&message, &subscriptions, now) {
             self.counters.unclaimed().add(1);
             // It must not keep back those that somebody wants.
             message.ack();

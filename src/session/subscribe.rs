@@ -1,25 +1,76 @@
 //! SUBSCRIBE and UNSUBSCRIBE, their answers, and the way of a message to those who want it.
 
+use std::cmp::Reverse;
 use std::hash::BuildHasher;
+use std::iter::repeat;
 
 use bytes::BytesMut;
+use slotmap::SlotMap;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::in_flight::On;
 use super::subscriptions::{FilterKey, LinkState, Shared, Sink, Step, Subscriptions};
-use super::{Due, Entry, Session};
+use super::{Due, Entry, Limits, Session};
 use crate::command::{self, Feed, Reply, SubscriberGuard, SubscriberKey};
 use crate::options::Offline;
-use crate::wire::{self, Codec, Outbound, PacketId};
-use crate::{Error, Message, QoS};
+use crate::reason::Reason;
+use crate::terms::Terms;
+use crate::wire::{self, Ask, Codec, Outbound, PacketId};
+use crate::{Error, Filter, Message, QoS, ReasonCode};
+
+/// The filters of one packet.
+struct Batch {
+    keys: Vec<FilterKey>,
+    asks: Vec<Ask>,
+    /// Where those with a wildcard are: filters without one cannot overlap each other.
+    wild: Vec<usize>,
+    /// The subscription identifier of all of them, if they have one.
+    identifier: Option<u32>,
+    bytes: usize,
+    max_filters: usize,
+}
 
 /// Keeps one packet well below the limits that brokers set.
 const MAX_BATCH_BYTES: usize = 32 * 1024;
 
+impl Batch {
+    fn new(limits: &Limits) -> Self {
+        let max_filters = limits.max_filters_per_subscribe;
+        Self { keys: Vec::new(), asks: Vec::new(), wild: Vec::new(), identifier: None, bytes: 0, max_filters }
+    }
+
+    /// Whether one more goes into the packet; one always does. `identifier` is the one it has, where there are such:
+    /// filters that overlap must not share one, or a message would not tell which of them it comes by.
+    fn takes(&mut self, filter: &Filter, identifier: Option<Option<u32>>) -> bool {
+        self.bytes += wire::filter_size(filter);
+        if self.keys.is_empty() {
+            self.identifier = identifier.flatten();
+            return true;
+        }
+        if self.keys.len() >= self.max_filters || self.bytes > MAX_BATCH_BYTES {
+            return false;
+        }
+        let Some(identifier) = identifier else { return true };
+        let overlaps = match filter.has_wildcard() {
+            true => self.asks.iter().any(|ask| ask.filter.overlaps(filter)),
+            false => self.wild.iter().any(|index| self.asks[*index].filter.overlaps(filter)),
+        };
+        identifier == self.identifier && !overlaps
+    }
+
+    fn push(&mut self, key: FilterKey, ask: Ask) {
+        if ask.filter.has_wildcard() || ask.filter.share_group().is_some() {
+            self.wild.push(self.asks.len());
+        }
+        self.keys.push(key);
+        self.asks.push(ask);
+    }
+}
+
 impl Session {
     pub(super) fn handle_subscribe(&mut self, command: command::Subscribe, now: Instant) {
-        let command::Subscribe { filters, qos, retained, capacity, offline, deadline, reply } = command;
+        let command::Subscribe { filters, wish, capacity, offline, deadline, reply } = command;
         if reply.is_abandoned() {
             return;
         }
@@ -30,10 +81,16 @@ impl Session {
             return reply.send(Err(Error::offline()));
         }
         self.subscriptions.sweep();
+        if let Some(filter) = self.subscriptions.conflict(&filters, wish) {
+            return reply.send(Err(Error::invalid_argument(format!(
+                "{filter} is subscribed by others of this agent with another no_local or retain_as_published: \
+                 the broker has one subscription for all of them, so use an agent of its own"
+            ))));
+        }
         // One more place than there may be messages, for a refusal.
         let (events, first) = broadcast::channel(capacity + usize::from(self.receiving.is_holding()));
         let sink = Sink::Pending { offline, events, first, reply };
-        let subscriber = self.subscriptions.add(sink, &filters, qos, retained);
+        let subscriber = self.subscriptions.add(sink, &filters, wish);
         if self.subscriptions.subscribers[subscriber].pending == 0 {
             self.establish(subscriber);
         } else {
@@ -78,65 +135,87 @@ impl Session {
     }
 
     /// Sends one SUBSCRIBE or UNSUBSCRIBE for as many of the due filters as fit.
-    pub(super) fn transmit_filters(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
+    pub(super) fn transmit_filters(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) -> bool {
         if self.in_flight.is_full() {
             // An acknowledgement frees one.
             return false;
         }
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        let mut kind = Step::Settled;
-        while let Some(&key) = self.subscriptions.due.front() {
-            let due = self.subscriptions.filters.get(key).filter(|shared| shared.step == Step::Due);
-            let next = match due {
-                Some(shared) if shared.needs_subscribe() => Some((shared, Step::Subscribing)),
-                Some(shared) if shared.needs_unsubscribe() => Some((shared, Step::Unsubscribing)),
-                _ => None,
-            };
-            let Some((shared, step)) = next else {
-                // Forgotten, or wanted again before it was unsubscribed.
-                let is_due = due.is_some();
-                self.subscriptions.due.pop_front();
-                if is_due {
-                    self.subscriptions.settle(key);
-                }
-                continue;
-            };
-            bytes += wire::filter_size(&shared.filter);
-            if batch.is_empty() {
-                kind = step;
-            } else if kind != step || bytes > MAX_BATCH_BYTES {
-                break;
-            }
-            batch.push(key);
-            self.subscriptions.due.pop_front();
-            // At once: it may stand in the list twice, and what is settled next may look at it.
-            self.subscriptions.filters[key].handle_batched(step);
-            if batch.len() >= self.limits.max_filters_per_subscribe {
-                break;
-            }
-        }
-        match kind {
-            Step::Subscribing => self.transmit_subscribe(batch, codec, buf),
-            Step::Unsubscribing => self.transmit_unsubscribe(batch, codec, buf),
-            Step::Settled | Step::Due => false,
+        match self.next_step() {
+            Some(Step::Subscribing) => self.transmit_subscribe(codec, buf, now),
+            Some(Step::Unsubscribing) => self.transmit_unsubscribe(codec, buf),
+            Some(Step::Settled | Step::Due) | None => false,
         }
     }
 
-    fn transmit_subscribe(&mut self, batch: Vec<FilterKey>, codec: &Codec, buf: &mut BytesMut) -> bool {
-        let shared = |key: &FilterKey| &self.subscriptions.filters[*key];
-        let filters: Vec<_> = batch.iter().map(|key| (shared(key).filter.clone(), shared(key).wanted())).collect();
-        for (key, (_, qos)) in batch.iter().zip(&filters) {
-            self.subscriptions.filters[*key].handle_asked(*qos);
+    /// What the first of the due filters needs. Those that need nothing any more are taken out.
+    fn next_step(&mut self) -> Option<Step> {
+        while let Some(&key) = self.subscriptions.due.front() {
+            match self.subscriptions.filters.get(key).filter(|shared| shared.step == Step::Due) {
+                Some(shared) if shared.needs_subscribe() => return Some(Step::Subscribing),
+                Some(shared) if shared.needs_unsubscribe() => return Some(Step::Unsubscribing),
+                due => {
+                    // Forgotten, or wanted again before it was unsubscribed.
+                    let is_due = due.is_some();
+                    self.subscriptions.due.pop_front();
+                    if is_due {
+                        self.subscriptions.settle(key);
+                    }
+                }
+            }
         }
-        let Ok(id) = self.in_flight.insert(On::Asked, Entry::Subscribe(batch)) else { return false };
-        codec.encode(Outbound::Subscribe { id, filters: &filters }, buf);
+        None
+    }
+
+    fn transmit_subscribe(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) -> bool {
+        let has_identifiers = self.terms().is_some_and(Terms::has_identifiers);
+        let mut batch = Batch::new(&self.limits);
+        while self.next_step() == Some(Step::Subscribing) {
+            let Some(&key) = self.subscriptions.due.front() else { break };
+            let shared = &self.subscriptions.filters[key];
+            let ask = shared.ask();
+            let refused = self.terms().and_then(|terms| terms.check_filter(&ask).err());
+            if refused.is_none() && !batch.takes(&ask.filter, has_identifiers.then_some(shared.identifier)) {
+                break;
+            }
+            self.subscriptions.due.pop_front();
+            self.subscriptions.filters[key].handle_asked(ask.qos);
+            if let Some(error) = refused {
+                self.subscriptions.filters[key].step = Step::Settled;
+                self.handle_refused(key, &error, now);
+                self.subscriptions.settle(key);
+                continue;
+            }
+            batch.push(key, ask);
+        }
+        let Batch { keys, asks, identifier, .. } = batch;
+        if keys.is_empty() {
+            return false;
+        }
+        let identifier = has_identifiers.then(|| identifier.unwrap_or_else(|| self.subscriptions.new_identifier()));
+        for key in &keys {
+            self.subscriptions.filters[*key].identifier = identifier;
+        }
+        let Ok(id) = self.in_flight.insert(On::Asked, Entry::Subscribe(keys)) else { return false };
+        codec.encode(Outbound::Subscribe { id, identifier, filters: &asks }, buf);
         true
     }
 
-    fn transmit_unsubscribe(&mut self, batch: Vec<FilterKey>, codec: &Codec, buf: &mut BytesMut) -> bool {
-        let filters: Vec<_> = batch.iter().map(|key| self.subscriptions.filters[*key].filter.clone()).collect();
-        let Ok(id) = self.in_flight.insert(On::Asked, Entry::Unsubscribe(batch)) else { return false };
+    fn transmit_unsubscribe(&mut self, codec: &mut Codec, buf: &mut BytesMut) -> bool {
+        let mut batch = Batch::new(&self.limits);
+        let mut filters = Vec::new();
+        while self.next_step() == Some(Step::Unsubscribing) {
+            let Some(&key) = self.subscriptions.due.front() else { break };
+            let shared = &mut self.subscriptions.filters[key];
+            if !batch.takes(&shared.filter, None) {
+                break;
+            }
+            self.subscriptions.due.pop_front();
+            shared.step = Step::Unsubscribing;
+            shared.granted = None;
+            filters.push(shared.filter.clone());
+            batch.keys.push(key);
+        }
+        let Ok(id) = self.in_flight.insert(On::Asked, Entry::Unsubscribe(batch.keys)) else { return false };
         codec.encode(Outbound::Unsubscribe { id, filters: &filters }, buf);
         true
     }
@@ -151,7 +230,12 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_suback(&mut self, id: PacketId, granted: &[Option<QoS>], now: Instant) -> Result<(), Error> {
+    pub(super) fn handle_suback(
+        &mut self,
+        id: PacketId,
+        granted: Vec<Result<QoS, Reason>>,
+        now: Instant,
+    ) -> Result<(), Error> {
         let Some((_, Entry::Subscribe(batch))) = self.in_flight.get_mut(id) else { return Ok(()) };
         if batch.len() != granted.len() {
             // The connection ends by this; the next one asks again.
@@ -161,8 +245,12 @@ impl Session {
         for (key, granted) in batch.into_iter().zip(granted) {
             self.subscriptions.filters[key].step = Step::Settled;
             match granted {
-                Some(qos) => self.handle_granted(key, *qos, now),
-                None => self.handle_refused(key, now),
+                Ok(qos) => self.handle_granted(key, qos, now),
+                Err(reason) => {
+                    let filter = &self.subscriptions.filters[key].filter;
+                    let error = Error::subscribe_refused(filter.as_str(), &reason);
+                    self.handle_refused(key, &error, now);
+                }
             }
             self.subscriptions.settle(key);
         }
@@ -204,9 +292,8 @@ impl Session {
         }
     }
 
-    fn handle_refused(&mut self, key: FilterKey, now: Instant) {
+    fn handle_refused(&mut self, key: FilterKey, error: &Error, now: Instant) {
         let shared = &mut self.subscriptions.filters[key];
-        let error = Error::subscribe_refused(shared.filter.as_str());
         shared.asked = shared.granted;
         let is_held = shared.granted;
         let is_parting = shared.cover.is_parting();
@@ -229,17 +316,18 @@ impl Session {
                 Some(Sink::Stream(events)) if self.receiving.may_report(events.len()) => {
                     drop(events.send(Err(error.clone())));
                 }
-                Some(Sink::Replies(_)) => self.refuse_requests(subscriber, &error, now),
+                Some(Sink::Replies(_)) => self.refuse_requests(subscriber, error, now),
                 Some(Sink::Stream(_)) | None => {}
             }
         }
     }
 
-    pub(super) fn handle_unsuback(&mut self, id: PacketId) {
+    pub(super) fn handle_unsuback(&mut self, id: PacketId, reasons: &[ReasonCode]) {
         let Some((_, Entry::Unsubscribe(_))) = self.in_flight.get_mut(id) else { return };
         let Some(Entry::Unsubscribe(batch)) = self.in_flight.remove(id) else { return };
-        for key in batch {
-            self.subscriptions.filters[key].handle_unsubscribed();
+        // Before MQTT 5 there are no reasons: it always succeeds.
+        for (key, reason) in batch.into_iter().zip(reasons.iter().copied().chain(repeat(ReasonCode::SUCCESS))) {
+            self.subscriptions.filters[key].handle_unsubscribed(reason);
             self.subscriptions.settle(key);
         }
     }
@@ -270,15 +358,29 @@ impl Session {
         }
     }
 
-    /// Hands a message to each subscriber that wants it, once; whether there was one.
-    pub(super) fn deliver(&mut self, message: &Message, now: Instant) -> bool {
-        let Subscriptions { router, filters, subscribers, delivery, answered, hasher, .. } = &mut self.subscriptions;
+    /// Hands a message to each subscriber that wants it, once; whether there was one. `identifiers` name the filters that
+    /// this copy of it is for, where the broker tells.
+    pub(super) fn deliver(&mut self, message: &Message, identifiers: &[usize], now: Instant) -> bool {
+        let Subscriptions { router, filters, subscribers, delivery, matched, answered, hasher, .. } =
+            &mut self.subscriptions;
         *delivery += 1;
         let topic = if message.is_retained() { hasher.hash_one(message.topic().as_str()) } else { 0 };
         let mut claimed = false;
-        router.for_each_match(message.topic().as_str(), |key| {
-            for link in filters.get_mut(*key).into_iter().flat_map(|shared| &mut shared.links) {
-                if !link.accepts(message, topic) {
+        router.for_each_match(message.topic().as_str(), |key| matched.push(*key));
+        let copy = Copy::new(matched, identifiers, filters);
+        for key in matched.drain(..) {
+            let Some(shared) = filters.get_mut(key) else { continue };
+            let is_raw = shared.retain_as_published;
+            let is_for_filter = match message.is_retained() && !is_raw {
+                // They come by whichever filter was asked for; each link knows what it had.
+                true => copy.is_for_plain,
+                false => copy.is_for(shared),
+            };
+            if !is_for_filter && message.is_retained() {
+                continue;
+            }
+            for link in &mut shared.links {
+                if !is_raw && !link.accepts(message, topic) {
                     continue;
                 }
                 let Some(subscriber) = subscribers.get_mut(link.subscriber) else { continue };
@@ -286,18 +388,57 @@ impl Session {
                     continue;
                 }
                 claimed = true;
+                if !is_for_filter {
+                    continue;
+                }
                 match &subscriber.sink {
                     // An error means that nobody listens any more; the guard's word of it is on its way.
                     Sink::Pending { events, .. } | Sink::Stream(events) => drop(events.send(Ok(message.clone()))),
                     Sink::Replies(_) => answered.push(link.subscriber),
                 }
             }
-        });
+        }
         while let Some(subscriber) = self.subscriptions.answered.pop() {
             self.handle_reply(subscriber, message, now);
         }
         claimed
     }
+}
+
+/// For which of the filters that match one copy of a message is: a broker may send a copy for each of them, or one for
+/// all. A subscriber with several of them takes the copy for the first, in the order of `matched`.
+struct Copy<'a> {
+    /// Empty where it is for all.
+    identifiers: &'a [usize],
+    /// Not only for filters whose messages keep the flag they were published with: then it tells a retained one.
+    is_for_plain: bool,
+}
+
+impl<'a> Copy<'a> {
+    fn new(matched: &mut [FilterKey], identifiers: &'a [usize], filters: &SlotMap<FilterKey, Shared>) -> Self {
+        let all = Self { identifiers: &[], is_for_plain: true };
+        if identifiers.is_empty() || matched.len() < 2 {
+            return all;
+        }
+        let named =
+            || matched.iter().filter_map(|key| filters.get(*key)).filter(|shared| is_named(identifiers, shared));
+        if named().next().is_none() {
+            // It was on its way for an earlier process with this session, whose identifiers say nothing here.
+            return all;
+        }
+        let is_for_plain = named().any(|shared| !shared.retain_as_published);
+        // The best copy first, and one that surely comes: for a filter that is not confirmed there may be none.
+        matched.sort_unstable_by_key(|key| (Reverse(filters.get(*key).and_then(|shared| shared.granted)), *key));
+        Self { identifiers, is_for_plain }
+    }
+
+    fn is_for(&self, shared: &Shared) -> bool {
+        self.identifiers.is_empty() || is_named(self.identifiers, shared)
+    }
+}
+
+fn is_named(identifiers: &[usize], shared: &Shared) -> bool {
+    shared.identifier.is_some_and(|identifier| identifiers.contains(&(identifier as usize)))
 }
 
 fn no_suback() -> Error {

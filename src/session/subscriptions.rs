@@ -6,18 +6,19 @@
 //! that is missing.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use slotmap::SlotMap;
 use tokio::sync::{broadcast, mpsc};
 
 use super::covers::Cover;
 use super::request::ReplyQueue;
-use crate::command::{Event, Feed, Notice, Reply, SubscriberKey};
+use crate::command::{Event, Feed, Notice, Reply, SubscriberKey, Wish};
 use crate::options::Offline;
 use crate::router::Router;
 use crate::subscribe::Retained;
-use crate::{Filter, Message, QoS};
+use crate::wire::Ask;
+use crate::{Error, Filter, Message, QoS, ReasonCode};
 
 slotmap::new_key_type! {
     pub(super) struct FilterKey;
@@ -32,7 +33,8 @@ pub(super) struct Subscriptions {
     pub(super) due: VecDeque<FilterKey>,
     /// Numbers the deliveries, so that one reaches a subscriber once however many of its filters match.
     pub(super) delivery: u64,
-    /// Kept between deliveries for its memory only.
+    /// Kept between deliveries for their memory only.
+    pub(super) matched: Vec<FilterKey>,
     pub(super) answered: Vec<SubscriberKey>,
     pub(super) hasher: Hasher,
     /// Whether filters may rely on others.
@@ -40,6 +42,8 @@ pub(super) struct Subscriptions {
     pub(super) notices: mpsc::UnboundedSender<Notice>,
     /// The number of subscribers at which those whose callers left are swept out.
     sweep_at: usize,
+    /// The subscription identifier of the next SUBSCRIBE.
+    next_identifier: u32,
 }
 
 /// One filter, shared by all subscribers that want it.
@@ -56,6 +60,11 @@ pub(super) struct Shared {
     pub(super) granted: Option<QoS>,
     pub(super) step: Step,
     pub(super) cover: Cover,
+    pub(super) no_local: bool,
+    pub(super) retain_as_published: bool,
+    /// What messages by it carry, where the broker has such identifiers. It stays the same when the filter is asked for
+    /// again, because what comes meanwhile may carry the one or the other.
+    pub(super) identifier: Option<u32>,
     /// Callers that wait for the UNSUBACK.
     leaving: Vec<Arc<Farewell>>,
 }
@@ -166,12 +175,15 @@ pub(super) enum Sink {
 
 /// Shared by the filters that a caller of `unsubscribe` waits for: the last to go drops it, and that answers.
 #[derive(Debug)]
-struct Farewell(Option<Reply<()>>);
+struct Farewell {
+    reply: Option<Reply<()>>,
+    refused: OnceLock<Error>,
+}
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        if let Some(reply) = self.0.take() {
-            reply.send(Ok(()));
+        if let Some(reply) = self.reply.take() {
+            reply.send(self.refused.take().map_or(Ok(()), Err));
         }
     }
 }
@@ -180,25 +192,44 @@ impl Farewell {
     /// Answers "closed" if this was the last share.
     fn fail(self: Arc<Self>) {
         if let Some(mut farewell) = Arc::into_inner(self) {
-            drop(farewell.0.take());
+            drop(farewell.reply.take());
         }
     }
 }
 
 impl Subscriptions {
-    pub(super) fn new(notices: mpsc::UnboundedSender<Notice>) -> Self {
+    pub(super) fn new(notices: mpsc::UnboundedSender<Notice>, first_identifier: u32) -> Self {
         Self {
             router: Router::new(),
             filters: SlotMap::with_key(),
             subscribers: SlotMap::with_key(),
             due: VecDeque::new(),
             delivery: 0,
+            matched: Vec::new(),
             answered: Vec::new(),
             hasher: Hasher::default(),
             is_covering: true,
             notices,
             sweep_at: MIN_SWEEP,
+            next_identifier: first_identifier,
         }
+    }
+
+    /// A subscription identifier, each of which is as good as unused: there are 268,435,455 (MQTT 5, section 3.8.2.1.2).
+    pub(super) fn new_identifier(&mut self) -> u32 {
+        const LARGEST: u32 = 268_435_455;
+        let identifier = self.next_identifier;
+        self.next_identifier = identifier % LARGEST + 1;
+        identifier
+    }
+
+    /// The filter that others subscribe in a way that does not go together with this wish: the broker has one
+    /// subscription of it for all.
+    pub(super) fn conflict<'f>(&self, filters: &'f [Filter], wish: Wish) -> Option<&'f Filter> {
+        filters.iter().find(|filter| {
+            let shared = self.router.get(filter).and_then(|key| self.filters.get(*key));
+            shared.is_some_and(|shared| !shared.links.is_empty() && shared.differs(wish))
+        })
     }
 
     pub(super) fn contains(&self, subscriber: SubscriberKey) -> bool {
@@ -236,23 +267,23 @@ impl Subscriptions {
         }
     }
 
-    pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], qos: QoS, retained: Retained) -> SubscriberKey {
+    pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], wish: Wish) -> SubscriberKey {
         let keys = Vec::with_capacity(filters.len());
         let subscriber = self.subscribers.insert(Subscriber { sink, filters: keys, pending: 0, delivery: 0 });
         for filter in filters {
-            self.link(subscriber, filter, qos, retained);
+            self.link(subscriber, filter, wish);
         }
         subscriber
     }
 
-    fn link(&mut self, subscriber: SubscriberKey, filter: &Filter, qos: QoS, retained: Retained) {
+    fn link(&mut self, subscriber: SubscriberKey, filter: &Filter, wish: Wish) {
         let Self { router, filters, .. } = self;
         let mut is_new = false;
         let key = *router.get_or_insert_with(filter, || {
             is_new = true;
             filters.insert(Shared::new(filter.clone()))
         });
-        if is_new && !retained.wants_any() {
+        if is_new && !wish.retained.wants_any() {
             self.try_cover(key);
         }
         let held = self.granted(key).filter(|_| self.filters[key].cover.is_enough());
@@ -260,12 +291,13 @@ impl Subscriptions {
         if shared.links.last().is_some_and(|link| link.subscriber == subscriber) {
             return; // The same filter twice in one call: nobody else came in between.
         }
-        let state = shared.join(qos, retained, held);
+        let state = shared.join(wish, held);
         if shared.step != Step::Unsubscribing {
             // There will be no UNSUBACK to wait for.
             shared.leaving.clear();
         }
         let established = state == LinkState::Ready;
+        let Wish { qos, retained, .. } = wish;
         let entry = &mut self.subscribers[subscriber];
         let at = entry.filters.len() as u32;
         entry.filters.push(Membership { filter: key, at: shared.links.len() as u32 });
@@ -285,7 +317,7 @@ impl Subscriptions {
     /// Ends a subscriber; what nobody wants any more will be unsubscribed. `reply` is answered when the broker has
     /// confirmed that.
     pub(super) fn remove(&mut self, key: SubscriberKey, reply: Option<Reply<()>>) -> Option<Subscriber> {
-        let farewell = reply.map(|reply| Arc::new(Farewell(Some(reply))));
+        let farewell = reply.map(|reply| Arc::new(Farewell { reply: Some(reply), refused: OnceLock::new() }));
         let subscriber = self.subscribers.remove(key)?;
         for Membership { filter, at } in &subscriber.filters {
             let Some(shared) = self.filters.get_mut(*filter) else { continue };
@@ -372,6 +404,9 @@ impl Shared {
             granted: None,
             step: Step::Settled,
             cover: Cover::default(),
+            no_local: false,
+            retain_as_published: false,
+            identifier: None,
             leaving: Vec::new(),
         }
     }
@@ -390,9 +425,18 @@ impl Shared {
         self.links.get(at as usize)
     }
 
+    fn differs(&self, wish: Wish) -> bool {
+        (self.no_local, self.retain_as_published) != (wish.no_local, wish.retain_as_published)
+    }
+
     /// The state of a new link: ready if the broker already holds all it wants, be it by another filter, at this QoS.
-    fn join(&self, qos: QoS, retained: Retained, covered: Option<QoS>) -> LinkState {
-        if self.asked.max(covered).is_none_or(|asked| asked < qos) || retained.needs_subscribe() {
+    fn join(&mut self, wish: Wish, covered: Option<QoS>) -> LinkState {
+        // Only if nobody else is there, see `conflict`.
+        let is_changed = self.differs(wish);
+        self.no_local = wish.no_local;
+        self.retain_as_published = wish.retain_as_published;
+        if is_changed || self.asked.max(covered).is_none_or(|asked| asked < wish.qos) || wish.retained.needs_subscribe()
+        {
             LinkState::Waiting
         } else if self.granted.is_some() || covered.is_some() {
             LinkState::Ready
@@ -412,6 +456,18 @@ impl Shared {
         is_unneeded && self.asked.is_some() && !self.cover.has_dependents()
     }
 
+    /// What to ask for now.
+    pub(super) fn ask(&self) -> Ask {
+        let waiting = |link: &&Link| link.state == LinkState::Waiting;
+        Ask {
+            filter: self.filter.clone(),
+            qos: self.wanted(),
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+            retained: self.links.iter().filter(waiting).any(|link| link.retained.wants_any()),
+        }
+    }
+
     /// The QoS to ask for: the highest wanted; never lower than what is held, so that nobody loses by a newcomer.
     pub(super) fn wanted(&self) -> QoS {
         Some(self.wished()).max(self.asked).unwrap_or_default()
@@ -423,15 +479,8 @@ impl Shared {
         wished.unwrap_or(QoS::AtMostOnce)
     }
 
-    /// It is part of the next packet of this kind.
-    pub(super) fn handle_batched(&mut self, step: Step) {
-        self.step = step;
-        if step == Step::Unsubscribing {
-            self.granted = None;
-        }
-    }
-
     pub(super) fn handle_asked(&mut self, qos: QoS) {
+        self.step = Step::Subscribing;
         self.asked = Some(qos);
         self.waiting = 0;
         for link in &mut self.links {
@@ -458,10 +507,16 @@ impl Shared {
         }
     }
 
-    pub(super) fn handle_unsubscribed(&mut self) {
+    pub(super) fn handle_unsubscribed(&mut self, reason: ReasonCode) {
         self.step = Step::Settled;
         self.asked = None;
-        self.leaving.clear();
+        for farewell in self.leaving.drain(..) {
+            if reason.is_failure() {
+                let error = Error::unsubscribe_refused(self.filter.as_str(), &reason.into());
+                // The first refusal is the one told.
+                let _ = farewell.refused.set(error);
+            }
+        }
     }
 
     /// The broker holds nothing of this.
@@ -470,6 +525,7 @@ impl Shared {
         self.granted = None;
         self.cover = Cover::default();
         self.waiting = self.links.len() as u32;
+        self.identifier = None;
         for link in &mut self.links {
             link.state = LinkState::Waiting;
         }

@@ -4,17 +4,17 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
-mod support;
+pub(crate) mod support;
 
 mod bad_input;
 mod cancel;
 mod chaos;
 mod collect;
-mod common;
+pub(crate) mod common;
 mod connect;
 mod many;
 mod publish;
 mod request;
-mod script;
+pub(crate) mod script;
 mod shutdown;
 mod subscribe;

@@ -280,7 +280,7 @@ fn a_subscriber_that_is_full_before_its_suback_is_handed_its_stream() {
     take(&mut feed);
     bench.sent();
     assert!(bench.session.wants_read());
-    bench.receive(Inbound::SubAck { id, granted: vec![None] });
+    bench.receive(Inbound::SubAck { id, granted: vec![refused()] });
     take(&mut feed);
     assert_eq!(feed.events.try_recv().unwrap().unwrap_err().kind(), ErrorKind::SubscribeRefused);
 }
@@ -296,7 +296,7 @@ fn refusals_push_no_message_out() {
         bench.lose_connection();
         bench.connect(false);
         let id = asked(&mut bench);
-        bench.receive(Inbound::SubAck { id, granted: vec![None] });
+        bench.receive(Inbound::SubAck { id, granted: vec![refused()] });
     }
     let items: Vec<_> = std::iter::from_fn(|| feed.events.try_recv().ok()).collect();
     let texts: Vec<_> = items.iter().flatten().map(|message| message.text().unwrap()).collect();
@@ -341,7 +341,7 @@ fn a_subscription_that_is_given_up_full_is_unsubscribed_and_its_messages_stay_wi
     assert_eq!(bench.sent(), [unsubscribed(1, &["t"])]);
     assert!(bench.session.wants_read());
     bench.receive_publish("t", "2", QOS1, 2);
-    bench.receive(Inbound::UnsubAck(1));
+    bench.receive(unsuback(1));
     assert!(answered(&mut gone).is_ok());
     drop(feed);
     assert_eq!(bench.sent(), []);

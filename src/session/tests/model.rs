@@ -174,9 +174,7 @@ impl World {
         });
         self.bench.command(Command::Request(Request {
             id,
-            topic: Topic::new("q").unwrap(),
-            payload: payload(tag, false),
-            qos,
+            publish: wire_publish("q", payload(tag, false), qos),
             reply_to: Filter::new(reply_to).unwrap(),
             replies: 1,
             offline,
@@ -353,7 +351,8 @@ impl World {
             if self.is_over {
                 return;
             }
-            while !self.broker.answers.is_empty() && self.is_connected {
+            // What was left unacknowledged may be in the way, until the next connection.
+            while !self.broker.answers.is_empty() && self.is_connected && self.bench.session.wants_read() {
                 self.answer(0);
             }
         }

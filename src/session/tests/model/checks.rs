@@ -121,7 +121,7 @@ impl World {
         }
         for (narrow, wide) in held.iter().flat_map(|narrow| held.iter().map(move |wide| (narrow, wide))) {
             let subscriptions = &self.broker.subscriptions;
-            let is_needed = narrow == wide || !covers(wide, narrow) || subscriptions[*wide] < subscriptions[*narrow];
+            let is_needed = !self.bench.session.covers() || narrow == wide || !covers(wide, narrow) || subscriptions[*wide] < subscriptions[*narrow];
             assert!(is_needed, "{narrow} is held beside {wide}");
         }
         assert!(self.goodbyes.is_empty(), "the broker confirmed it, and the caller was not told");
