@@ -84,7 +84,9 @@ async fn an_ack_on_a_message_that_needs_none_does_nothing() {
 #[tokio::test]
 async fn an_ack_from_before_a_reconnect_is_never_one_of_another_message() {
     for session_present in [true, false] {
-        let (scripted, agent, _main) = pair().await;
+        let scripted = Scripted::listen().await;
+        let options = options(&scripted.url()).client_id("worker").clean_session(false);
+        let (agent, _main) = connect(&scripted, options).await;
         let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
         peer.publish(job(1)).await;
         let old = next(&mut jobs).await;

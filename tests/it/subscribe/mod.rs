@@ -13,8 +13,8 @@ use rumqttc::mqttbytes::QoS as WireQoS;
 
 use crate::script::*;
 use crate::support::{
-    broker_test, drop_after_polls, drop_when_woken_after_polls, millis, mosquitto_or_skip, within, BrokerOptions,
-    MosquittoConfig, Scripted, LIMIT,
+    broker_test, drop_after_polls, drop_when_woken_after_polls, is_v5, millis, mosquitto_or_skip, within,
+    BrokerOptions, MosquittoConfig, Scripted, LIMIT,
 };
 
 mod end;

@@ -118,12 +118,17 @@ broker_test!(what_filters_that_only_overlap_match_comes_as_often_as_the_broker_s
     let agent = Agent::connect(broker.url()).await.unwrap();
     let mut one = agent.subscribe(["a/+", "+/b", "end"]).await.unwrap();
     agent.publish("a/b", "x").await.unwrap();
-    let copies = if broker.kind() == BrokerKind::Embedded { 2 } else { 1 };
+    // MQTT 5 tells what each copy is for.
+    let copies = if broker.kind() == BrokerKind::Embedded && !is_v5() { 2 } else { 1 };
     assert_eq!(until_end(&agent, &mut one, "end").await, vec!["x"; copies]);
 });
 
 #[tokio::test]
 async fn a_covered_filter_is_given_up_at_the_broker_and_asked_for_again_before_the_other_leaves() {
+    if is_v5() {
+        // There each filter stands by itself, and the copies are told apart.
+        return;
+    }
     let (_scripted, agent, mut peer) = pair().await;
     let wide = granted(&mut peer, agent.subscribe("a/#").into_future()).await.unwrap();
     let mut narrow = granted(&mut peer, agent.subscribe("a/b").into_future()).await.unwrap();
