@@ -72,6 +72,11 @@
 //! [`Agent::close`] ends at once; dropping the last handle sends what was accepted and then disconnects. Everyone who
 //! waits gets an answer in each case.
 //!
+//! # Other faces
+//!
+//! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
+//! own (feature `blocking`).
+//!
 //! # Protocol versions
 //!
 //! MQTT 3.1.1 by default, MQTT 3.1 by [`Options::version`].
@@ -79,6 +84,8 @@
 mod actor;
 mod agent;
 mod allowance;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod call;
 mod collect;
 mod command;
