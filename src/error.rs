@@ -70,6 +70,8 @@ pub enum ErrorKind {
     Closed,
     /// There is no Tokio runtime here to run the agent.
     NoRuntime,
+    /// No broker of this name is registered; the error's text names it.
+    UnknownBroker,
     /// A blocking call was made on the thread that runs its agent, where it would wait for itself.
     OwnThread,
 }
@@ -220,6 +222,10 @@ impl Error {
 
     pub(crate) fn no_runtime() -> Self {
         Self::new(ErrorKind::NoRuntime, "an agent needs a Tokio runtime: call this from within one")
+    }
+
+    pub(crate) fn unknown_broker(name: &str) -> Self {
+        Self::new(ErrorKind::UnknownBroker, format!("no broker named {} is registered", Short(name)))
     }
 
     #[cfg(feature = "blocking")]

@@ -74,6 +74,9 @@
 //!
 //! # Other faces
 //!
+//! **Several brokers.** [`Brokers`] keeps an agent for each by name, connected when it is first used, with one state and
+//! one stream over all.
+//!
 //! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
 //! own (feature `blocking`).
 //!
@@ -86,6 +89,7 @@ mod agent;
 mod allowance;
 #[cfg(feature = "blocking")]
 pub mod blocking;
+mod brokers;
 mod call;
 mod collect;
 mod command;
@@ -109,6 +113,7 @@ mod transport;
 mod wire;
 
 pub use agent::Agent;
+pub use brokers::{Brokers, BrokersState, BrokersSubscription};
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
 pub use error::{Error, ErrorKind, Outcome, Refusal};

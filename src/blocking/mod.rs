@@ -155,7 +155,7 @@ impl Agent {
 
     /// The state of the connection now.
     pub fn state(&self) -> State {
-        self.agent.state().borrow().clone()
+        self.agent.state_now()
     }
 
     /// Waits until `reached` is true of the state, and returns that state.

@@ -9,7 +9,7 @@ use mqtt_agent::{Delivery, ErrorKind, Lost, Options, Outcome, QoS, Retained, Sta
 use tokio::runtime::{Builder, Runtime};
 
 use crate::common::refusing_address;
-use crate::support::{millis, secs, EmbeddedBroker, LIMIT};
+use crate::support::{millis, EmbeddedBroker, LIMIT};
 
 /// A broker on a runtime of its own, with devices that answer at `{device}/res` what they are asked at `{device}/rpc`.
 struct Lab {

@@ -8,6 +8,7 @@ mod support;
 
 mod bad_input;
 mod blocking;
+mod brokers;
 mod cancel;
 mod chaos;
 mod collect;
