@@ -72,6 +72,8 @@ pub enum ErrorKind {
     NoRuntime,
     /// No broker of this name is registered; the error's text names it.
     UnknownBroker,
+    /// There is a global agent already.
+    AlreadySet,
     /// A blocking call was made on the thread that runs its agent, where it would wait for itself.
     OwnThread,
 }
@@ -226,6 +228,10 @@ impl Error {
 
     pub(crate) fn unknown_broker(name: &str) -> Self {
         Self::new(ErrorKind::UnknownBroker, format!("no broker named {} is registered", Short(name)))
+    }
+
+    pub(crate) fn already_set() -> Self {
+        Self::new(ErrorKind::AlreadySet, "there is a global agent already: it is set, or was used, before this")
     }
 
     #[cfg(feature = "blocking")]

@@ -77,6 +77,9 @@
 //! **Several brokers.** [`Brokers`] keeps an agent for each by name, connected when it is first used, with one state and
 //! one stream over all.
 //!
+//! **One for the process.** [`global::agent`] is set once and used anywhere, or connects by itself to what the environment
+//! names.
+//!
 //! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
 //! own (feature `blocking`).
 //!
@@ -98,6 +101,7 @@ mod error;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod global;
 mod message;
 mod options;
 mod publish;

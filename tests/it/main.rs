@@ -14,6 +14,7 @@ mod chaos;
 mod collect;
 mod common;
 mod connect;
+mod global;
 mod many;
 mod publish;
 mod request;
