@@ -83,6 +83,9 @@
 //! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
 //! own (feature `blocking`).
 //!
+//! **In tests.** [`testing`] has a broker in the process, devices that answer as they are told, and a faulty line (feature
+//! `testing`).
+//!
 //! # Protocol versions
 //!
 //! MQTT 3.1.1 by default, MQTT 3.1 by [`Options::version`].
@@ -112,6 +115,8 @@ mod session;
 mod state;
 mod stats;
 mod subscribe;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod topic;
 mod transport;
 mod wire;

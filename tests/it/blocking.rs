@@ -21,7 +21,7 @@ struct Lab {
 impl Lab {
     fn start() -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let broker = runtime.block_on(EmbeddedBroker::start());
+        let broker = runtime.block_on(EmbeddedBroker::start()).unwrap();
         let url = broker.url();
         runtime.block_on(async {
             let device = mqtt_agent::Agent::connect(&url).await.unwrap();

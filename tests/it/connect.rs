@@ -178,7 +178,7 @@ broker_test!(
     |broker| async move {
         let watcher = Agent::connect(broker.url()).await.unwrap();
         let mut stream = watcher.subscribe("will/#").await.unwrap();
-        let proxy = Proxy::start(broker.addr()).await;
+        let proxy = Proxy::start(broker.addr()).await.unwrap();
         let with_will = |id: &str| {
             let will = LastWill::new(format!("will/{id}"), "gone").qos(QoS::AtLeastOnce);
             options(&proxy.url()).last_will(will).reconnect(give_up).connect()
@@ -242,7 +242,7 @@ async fn the_state_tells_each_step() {
 }
 
 broker_test!(a_cut_is_seen_and_mended, |broker| async move {
-    let proxy = Proxy::start(broker.addr()).await;
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
     let agent = options(&proxy.url()).reconnect(|_: &_| Some(millis(100))).connect().await.unwrap();
     let mut stream = agent.subscribe("a").await.unwrap();
     for n in 0..3 {
@@ -458,7 +458,7 @@ async fn an_idle_line_is_asked_for_a_sign_of_life_and_a_silent_one_given_up() {
 }
 
 broker_test!(a_line_that_swallows_everything_is_found_out, |broker| async move {
-    let proxy = Proxy::start(broker.addr()).await;
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
     for direction in [Direction::Both, Direction::Down, Direction::Up] {
         let agent = options(&proxy.url()).keep_alive(secs(1)).connect().await.unwrap();
         proxy.black_hole(direction, true);

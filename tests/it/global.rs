@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use mqtt_agent::{global, ErrorKind};
+use mqtt_agent::{global, ErrorKind, State};
 
 use crate::common::state;
 use crate::support::{within, EmbeddedBroker, LIMIT};
@@ -21,7 +21,7 @@ async fn in_a_new_process(test: &'static str, url: Option<String>) {
 
 #[tokio::test]
 async fn without_a_set_the_environment_says_where_the_broker_is() {
-    let broker = EmbeddedBroker::start().await;
+    let broker = EmbeddedBroker::start().await.unwrap();
     in_a_new_process("uses_the_environment", Some(broker.url())).await;
 }
 
@@ -29,7 +29,7 @@ async fn without_a_set_the_environment_says_where_the_broker_is() {
 #[ignore = "run by another test, in a process of its own"]
 async fn uses_the_environment() {
     let agent = global::agent().unwrap();
-    state(&agent, "a connection", |state| state.is_connected()).await;
+    state(&agent, "a connection", State::is_connected).await;
     within(LIMIT, "the publish", async { global::agent().unwrap().publish("a", "x").await }).await.unwrap();
     assert_eq!(agent.stats().published, 1);
     assert_eq!(global::set(agent).unwrap_err().kind(), ErrorKind::AlreadySet);
@@ -47,7 +47,7 @@ async fn has_nothing_to_go_by() {
     assert_eq!(error.kind(), ErrorKind::InvalidOptions);
     assert!(error.to_string().contains("MQTT_URL"), "{error}");
     // Not too late.
-    let broker = EmbeddedBroker::start().await;
+    let broker = EmbeddedBroker::start().await.unwrap();
     global::set_options(broker.url()).unwrap();
     within(LIMIT, "the publish", async { global::agent().unwrap().publish("a", "x").await }).await.unwrap();
     global::agent().unwrap().drain(LIMIT).await.unwrap();

@@ -21,3 +21,4 @@ mod request;
 mod script;
 mod shutdown;
 mod subscribe;
+mod testing;

@@ -61,7 +61,7 @@ broker_test!(a_message_handed_over_arrives, |broker| async move {
 });
 
 broker_test!(a_message_that_waits_for_a_connection_is_delivered_when_the_broker_comes, |broker| async move {
-    let proxy = Proxy::start(broker.addr()).await;
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
     proxy.refuse(true);
     let agent = options(&proxy.url()).offline(Offline::Wait).connect_lazy().unwrap();
     let listener = Agent::connect(broker.url()).await.unwrap();
@@ -80,7 +80,7 @@ broker_test!(a_message_that_waits_for_a_connection_is_delivered_when_the_broker_
 
 broker_test!(nothing_is_lost_and_qos_2_is_not_doubled_while_the_line_breaks, |broker| async move {
     const COUNT: usize = 200;
-    let proxy = Proxy::start(broker.addr()).await;
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
     let agent = options(&proxy.url()).clean_session(false).client_id("publisher").timeout(secs(60)).connect();
     let agent = agent.await.unwrap();
     let listener = Agent::connect(broker.url()).await.unwrap();

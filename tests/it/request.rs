@@ -547,7 +547,7 @@ broker_test!(a_call_survives_a_cut_line, |broker| async move {
     let device = Agent::connect(broker.url()).await.unwrap();
     let mut calls = device.subscribe("dev/+/rpc").await.unwrap();
     for kept in [false, true] {
-        let proxy = Proxy::start(broker.addr()).await;
+        let proxy = Proxy::start(broker.addr()).await.unwrap();
         let options = options(&proxy.url()).client_id("cut").clean_session(!kept);
         let agent = options.connect().await.unwrap();
         for round in 0..3_u64 {

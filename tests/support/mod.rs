@@ -3,23 +3,18 @@
 // Not every test uses every helper.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
-pub mod embedded;
 pub mod mosquitto;
 pub mod polls;
-pub mod proxy;
 pub mod scripted;
 
-use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Once;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-pub use embedded::{EmbeddedBroker, EmbeddedBuilder};
 pub use mosquitto::{Mosquitto, MosquittoConfig, Persistence};
+pub use mqtt_agent::testing::{within, Broker as EmbeddedBroker, BrokerBuilder as EmbeddedBuilder, Direction, Proxy};
 pub use polls::{drop_after_polls, drop_when_woken_after_polls};
-pub use proxy::{Direction, Proxy};
 pub use scripted::{Peer, Scripted};
 
 /// How long a test waits for something that is to happen at once.
@@ -31,20 +26,6 @@ pub const fn secs(count: u64) -> Duration {
 
 pub const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
-}
-
-/// Panics if `future` takes longer than `limit`.
-pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
-    let started = Instant::now();
-    let mut future = pin!(future);
-    loop {
-        match tokio::time::timeout(limit, future.as_mut()).await {
-            Ok(output) => return output,
-            Err(_) if started.elapsed() >= limit => panic!("expected {what} within {limit:?}"),
-            // A paused clock: the time that counts has not passed.
-            Err(_) => {}
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +92,7 @@ impl Broker {
     /// Ends it and every connection. Sessions and retained messages are lost.
     pub async fn stop(&mut self) {
         match &mut self.inner {
-            Inner::Embedded(_, broker) => broker.take().expect("the broker runs").stop().await,
+            Inner::Embedded(_, broker) => broker.take().expect("the broker runs").stop().await.expect("it stops"),
             Inner::Mosquitto(broker) => broker.terminate().await,
         }
     }
@@ -121,7 +102,7 @@ impl Broker {
         match &mut self.inner {
             Inner::Embedded(builder, broker) => {
                 assert!(broker.is_none(), "the broker runs already");
-                *broker = Some(builder.clone().port(self.addr.port()).start().await);
+                *broker = Some(builder.clone().port(self.addr.port()).start().await.expect("it starts again"));
             }
             Inner::Mosquitto(broker) => broker.start_again().await,
         }
@@ -141,7 +122,7 @@ impl Broker {
         if let Some(messages) = options.window {
             builder = builder.window(messages);
         }
-        let broker = builder.clone().start().await;
+        let broker = builder.clone().start().await.expect("the embedded broker starts");
         Self { addr: broker.addr(), inner: Inner::Embedded(builder, Some(broker)) }
     }
 

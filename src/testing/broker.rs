@@ -1,11 +1,8 @@
-//! An MQTT broker inside the test process, on a loopback port of its own.
-//!
-//! Uses nothing else of this directory, so that the examples can include it as well.
+//! An MQTT broker inside the process, on a loopback port of its own.
 
-// Not every test and example uses every helper.
-#![allow(dead_code, unreachable_pub)]
-
+use std::fmt;
 use std::future::{ready, Future};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -19,53 +16,80 @@ use mqtt5::broker::{
 use mqtt5::packet::connect::ConnectPacket;
 use mqtt5::protocol::v5::reason_codes::ReasonCode;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-/// A running broker. Stops when dropped.
-pub struct EmbeddedBroker {
+use crate::Error;
+
+/// A broker inside the process, on a free loopback port: MQTT 3.1.1 and 5, retained messages, sessions, shared
+/// subscriptions. It holds what it keeps in memory, and stops when dropped.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::{testing, Agent};
+///
+/// let broker = testing::Broker::start().await?;
+/// let agent = Agent::connect(broker.url()).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Broker {
     addr: SocketAddr,
     shutdown: BrokerShutdownHandle,
     task: JoinHandle<mqtt5::Result<()>>,
 }
 
-impl EmbeddedBroker {
-    /// A broker that allows everything.
-    pub async fn start() -> Self {
+impl Broker {
+    /// Starts a broker that allows everything, and returns when it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Connection`](crate::ErrorKind::Connection) if it cannot be started.
+    pub async fn start() -> Result<Self, Error> {
         Self::builder().start().await
     }
 
-    pub fn builder() -> EmbeddedBuilder {
-        EmbeddedBuilder::default()
+    /// A broker with settings.
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::default()
     }
 
+    /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
+    /// The same, as a URL for an agent.
     pub fn url(&self) -> String {
         format!("mqtt://{}", self.addr)
     }
 
-    /// Closes every connection and frees the port before it returns.
-    pub async fn stop(mut self) {
+    /// Closes every connection, and returns when the port is free.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Connection`](crate::ErrorKind::Connection) if it had failed, or does not end.
+    pub async fn stop(mut self) -> Result<(), Error> {
         self.shutdown.shutdown();
-        tokio::time::timeout(START_STOP_LIMIT, &mut self.task)
-            .await
-            .expect("the embedded broker stops in time")
-            .expect("the embedded broker does not panic")
-            .expect("the embedded broker ends without an error");
+        let ended = timeout(START_STOP_LIMIT, &mut self.task).await.map_err(|late| failed("stopped", late))?;
+        ended.map_err(|panic| failed("stopped", panic))?.map_err(|error| failed("stopped", error))
     }
 }
 
-impl Drop for EmbeddedBroker {
+impl Drop for Broker {
     fn drop(&mut self) {
         self.shutdown.shutdown();
         self.task.abort();
     }
 }
 
-/// What an [`EmbeddedBroker`] allows and where it listens.
+fn failed(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::connection(format!("the embedded broker cannot be {what}")).with_source(source)
+}
+
+/// What a [`Broker`] allows and where it listens; made by [`Broker::builder`].
 #[derive(Clone, Default)]
-pub struct EmbeddedBuilder {
+#[must_use = "nothing runs until it is started"]
+pub struct BrokerBuilder {
     port: u16,
     max_packet_size: Option<usize>,
     window: Option<u16>,
@@ -73,14 +97,14 @@ pub struct EmbeddedBuilder {
     access: Access,
 }
 
-impl EmbeddedBuilder {
+impl BrokerBuilder {
     /// Listens on this port instead of a free one: for a restart.
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
         self
     }
 
-    /// The broker closes the connection of a client that sends a larger packet; at least 1024.
+    /// Closes the connection of a client that sends a larger packet; in bytes, at least 1024. Default: 10 MiB.
     pub fn max_packet_size(mut self, bytes: usize) -> Self {
         self.max_packet_size = Some(bytes);
         self
@@ -98,8 +122,8 @@ impl EmbeddedBuilder {
         self
     }
 
-    /// Refuses to subscribe at or below `prefix`, and acknowledges but discards what is published
-    /// there. May be called again for another prefix.
+    /// Refuses to subscribe at or below `prefix`, and acknowledges but discards what is published there. May be called
+    /// again for another prefix.
     pub fn refuse(mut self, prefix: &str) -> Self {
         self.access.refused.push(prefix.to_owned());
         self
@@ -111,28 +135,31 @@ impl EmbeddedBuilder {
         self
     }
 
-    pub async fn start(self) -> EmbeddedBroker {
-        let mut broker = self.bind().await.with_auth_provider(Arc::new(self.access));
-        let addr = broker.local_addr().expect("the broker has one listener");
+    /// Starts it, and returns when it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Connection`](crate::ErrorKind::Connection) if it cannot be started.
+    pub async fn start(self) -> Result<Broker, Error> {
+        let mut broker = self.bind().await?.with_auth_provider(Arc::new(self.access));
+        let none = || failed("started", io::Error::from(io::ErrorKind::AddrNotAvailable));
+        let addr = broker.local_addr().ok_or_else(none)?;
         let shutdown = broker.shutdown_handle();
         let mut ready = broker.ready_receiver();
         let task = tokio::spawn(async move { broker.run().await });
-        tokio::time::timeout(START_STOP_LIMIT, ready.wait_for(|ready| *ready))
-            .await
-            .expect("the embedded broker starts in time")
-            .expect("the embedded broker starts");
-        EmbeddedBroker { addr, shutdown, task }
+        let broker = Broker { addr, shutdown, task };
+        let ready = timeout(START_STOP_LIMIT, ready.wait_for(|ready| *ready)).await;
+        ready.map_err(|late| failed("started", late))?.map_err(|gone| failed("started", gone))?;
+        Ok(broker)
     }
 
     /// The listener of a predecessor that was dropped rather than stopped closes a little later.
-    async fn bind(&self) -> MqttBroker {
+    async fn bind(&self) -> Result<MqttBroker, Error> {
         let mut attempts = 0;
         loop {
             match MqttBroker::with_config(self.config()).await {
-                Ok(broker) => return broker,
-                Err(error) if attempts == BIND_ATTEMPTS => {
-                    panic!("the embedded broker does not bind: {error}")
-                }
+                Ok(broker) => return Ok(broker),
+                Err(error) if attempts == BIND_ATTEMPTS => return Err(failed("started", error)),
                 Err(_) => attempts += 1,
             }
             tokio::time::sleep(BIND_PAUSE).await;
@@ -162,6 +189,18 @@ impl EmbeddedBuilder {
         } else {
             config.with_event_handler(Arc::new(self.access.clone()))
         }
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for BrokerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrokerBuilder").field("port", &self.port).finish_non_exhaustive()
     }
 }
 

@@ -1,8 +1,11 @@
 //! A TCP proxy on the way to a broker that breaks connections in the ways networks do.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,18 +14,41 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::packets::{is_v5, Packet, Packets, Plans};
 use super::{within, LIMIT};
+use crate::Error;
 
+/// A direction through a [`Proxy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the broker.
     Up,
     /// From the broker to the client.
     Down,
+    /// Each of them.
     Both,
 }
 
-/// A running proxy. Ends with every connection when dropped.
+/// A proxy on the way to a broker, which does on command what networks and brokers do at the worst moment. It ends, with
+/// every connection, when dropped.
+///
+/// ```no_run
+/// # async fn example(broker: mqtt_agent::testing::Broker) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::testing::{Packet, Proxy};
+/// use mqtt_agent::Agent;
+///
+/// let line = Proxy::start(broker.addr()).await?;
+/// let agent = Agent::connect(line.url()).await?;
+/// line.drop_next(Packet::PubAck); // Sent again after the cut.
+/// let publish = tokio::spawn(async move { agent.publish("a", "x").await });
+/// line.cut().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// What waits here panics after a few seconds.
 pub struct Proxy {
     addr: SocketAddr,
     shared: Arc<Shared>,
@@ -30,22 +56,31 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    pub async fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
-        let addr = listener.local_addr().expect("a bound listener");
+    /// Listens on a free loopback port, and leads each connection to `target`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Connection`](crate::ErrorKind::Connection) if there is no port for it.
+    pub async fn start(target: SocketAddr) -> Result<Self, Error> {
+        let none = |source: io::Error| Error::connection("there is no port for the proxy").with_source(source);
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(none)?;
+        let addr = listener.local_addr().map_err(none)?;
         let shared = Arc::new(Shared {
             controls: watch::Sender::new(Controls::to(target)),
             counts: watch::Sender::new(Counts::default()),
             allowances: Mutex::new([None; 2]),
+            plans: Mutex::new(Plans::default()),
         });
         let task = tokio::spawn(accept_all(listener, Arc::clone(&shared)));
-        Self { addr, shared, task }
+        Ok(Self { addr, shared, task })
     }
 
+    /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
+    /// The same, as a URL for an agent.
     pub fn url(&self) -> String {
         format!("mqtt://{}", self.addr)
     }
@@ -82,6 +117,17 @@ impl Proxy {
         for &lane in direction.lanes() {
             allowances[lane] = Some(bytes);
         }
+    }
+
+    /// Drops the next packet of this kind from the broker, on whichever connection it comes. Called again, it drops one
+    /// more.
+    pub fn drop_next(&self, packet: Packet) {
+        self.shared.plans().drop_next(packet);
+    }
+
+    /// Makes a refusal of the next SUBACK, of each of its filters. The broker knows nothing of it.
+    pub fn refuse_next_suback(&self) {
+        self.shared.plans().refuse_next_suback();
     }
 
     /// Hands on at most so many bytes at a time.
@@ -170,11 +216,16 @@ struct Shared {
     counts: watch::Sender<Counts>,
     /// What may still pass in each direction before a cut.
     allowances: Mutex<[Option<u64>; 2]>,
+    plans: Mutex<Plans>,
 }
 
 impl Shared {
-    fn allowances(&self) -> std::sync::MutexGuard<'_, [Option<u64>; 2]> {
+    fn allowances(&self) -> MutexGuard<'_, [Option<u64>; 2]> {
         self.allowances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plans(&self) -> MutexGuard<'_, Plans> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How much of `wanted` may pass, and whether the connection is cut after it.
@@ -243,7 +294,11 @@ async fn accept_all(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let client = tokio::select! {
-            accepted = listener.accept() => accepted.expect("the listener accepts").0,
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => client,
+                // That one is gone already.
+                Err(_) => continue,
+            },
             Some(_) = connections.join_next() => continue,
         };
         let controls = *shared.controls.borrow();
@@ -312,9 +367,10 @@ async fn carry(client: &mut TcpStream, broker: &mut TcpStream, shared: &Shared) 
     broker.set_nodelay(true).ok();
     let (client_read, client_write) = client.split();
     let (broker_read, broker_write) = broker.split();
+    let is_v5 = AtomicBool::new(false);
     let carried = tokio::try_join!(
-        Lane::new(UP, client_read, broker_write, shared).carry(),
-        Lane::new(DOWN, broker_read, client_write, shared).carry(),
+        Lane::new(UP, client_read, broker_write, shared, &is_v5).carry(),
+        Lane::new(DOWN, broker_read, client_write, shared, &is_v5).carry(),
     );
     match carried {
         Ok(_) => End::Close,
@@ -328,6 +384,11 @@ struct Lane<'a> {
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
     shared: &'a Shared,
+    /// What the client said in its CONNECT.
+    is_v5: &'a AtomicBool,
+    /// The first bytes of the client, until they say that.
+    connect: Option<Vec<u8>>,
+    packets: Packets,
     source_end: Option<End>,
     sink_gone: bool,
 }
@@ -335,13 +396,15 @@ struct Lane<'a> {
 struct Reset;
 
 impl<'a> Lane<'a> {
-    fn new(lane: usize, from: ReadHalf<'a>, to: WriteHalf<'a>, shared: &'a Shared) -> Self {
-        Self { lane, from, to, shared, source_end: None, sink_gone: false }
+    fn new(lane: usize, from: ReadHalf<'a>, to: WriteHalf<'a>, shared: &'a Shared, is_v5: &'a AtomicBool) -> Self {
+        let connect = (lane == UP).then(Vec::new);
+        let packets = Packets::default();
+        Self { lane, from, to, shared, is_v5, connect, packets, source_end: None, sink_gone: false }
     }
 
     async fn carry(mut self) -> Result<(), Reset> {
         let mut controls = self.shared.controls.subscribe();
-        let mut buffer = vec![0; 64 << 10];
+        let (mut buffer, mut passed) = (vec![0; 64 << 10], Vec::new());
         loop {
             let hole = controls.borrow_and_update().hole;
             // The end of the sink travels the other way, so it is the other hole that hides it.
@@ -365,8 +428,29 @@ impl<'a> Lane<'a> {
             };
             match read {
                 Ok(0) => self.source_end = Some(End::Close),
-                Ok(count) => self.hand_on(&buffer[..count]).await?,
+                Ok(count) => {
+                    passed.clear();
+                    self.look_at(&buffer[..count], &mut passed);
+                    self.hand_on(&passed).await?;
+                }
                 Err(_) => self.source_end = Some(End::Reset),
+            }
+        }
+    }
+
+    /// Appends what is to be handed on to `passed`.
+    fn look_at(&mut self, bytes: &[u8], passed: &mut Vec<u8>) {
+        if self.lane == DOWN {
+            let is_v5 = self.is_v5.load(Ordering::Relaxed);
+            return self.packets.pass(bytes, is_v5, &mut self.shared.plans(), passed);
+        }
+        passed.extend_from_slice(bytes);
+        if let Some(connect) = &mut self.connect {
+            connect.extend_from_slice(&bytes[..bytes.len().min(CONNECT)]);
+            let is_v5 = is_v5(connect);
+            self.is_v5.store(is_v5 == Some(true), Ordering::Relaxed);
+            if is_v5.is_some() || connect.len() >= CONNECT {
+                self.connect = None;
             }
         }
     }
@@ -405,6 +489,15 @@ async fn discard(stream: &mut TcpStream) {
     let mut buffer = [0; 4096];
     while matches!(stream.read(&mut buffer).await, Ok(1..)) {}
 }
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a CONNECT that say its version.
+const CONNECT: usize = 16;
 
 const UP: usize = 0;
 const DOWN: usize = 1;
