@@ -7,6 +7,9 @@ mod support;
 
 use std::alloc::System;
 use std::future::IntoFuture;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
 
 use cap::Cap;
 use futures::future::join_all;
@@ -23,6 +26,7 @@ const SLACK: usize = 512 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_and_tasks_after_many_bursts_of_work_are_what_they_were_after_the_first() {
+    assert_a_thousand_small().await;
     // Outside of this process, so that its memory does not count.
     let Some(broker) = mosquitto_or_skip(MosquittoConfig::default()).await else { return };
     assert_small(&broker.url()).await;
@@ -52,6 +56,42 @@ async fn memory_and_tasks_after_many_bursts_of_work_are_what_they_were_after_the
     })
     .await;
 }
+
+/// Idle agents by the thousand, each on a connection of its own.
+async fn assert_a_thousand_small() {
+    const AGENTS: usize = 1000;
+    rlimit::increase_nofile_limit(4 * AGENTS as u64).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mqtt://{}", listener.local_addr().unwrap());
+    // It holds nothing but the sockets, in memory that is taken before the count begins.
+    let mut sockets = Vec::with_capacity(AGENTS + 1);
+    let broker = thread::spawn(move || {
+        while sockets.len() <= AGENTS {
+            let mut socket = listener.accept().unwrap().0;
+            let mut connect = [0; 256];
+            assert_ne!(socket.read(&mut connect).unwrap(), 0);
+            socket.write_all(&CONNACK).unwrap();
+            sockets.push(socket);
+        }
+        sockets
+    });
+    // The runtime's own tables grow at the first connection.
+    Options::from_url(&url).unwrap().connect().await.unwrap().close().await;
+    let mut agents = Vec::with_capacity(AGENTS);
+    let before = HEAP.allocated();
+    for _ in 0..AGENTS {
+        agents.push(Options::from_url(&url).unwrap().connect().await.unwrap());
+    }
+    let each = (HEAP.allocated() - before) / AGENTS;
+    println!("bytes of each of {AGENTS} idle agents: {each}");
+    assert!(each < 64 * 1024, "{each}");
+    let sockets = broker.join().unwrap();
+    join_all(agents.iter().map(mqtt_agent::Agent::close)).await;
+    drop(sockets);
+}
+
+/// Success, no session present.
+const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
 
 async fn assert_small(url: &str) {
     // The runtime's own tables grow at the first connection.

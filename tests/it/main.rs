@@ -18,6 +18,7 @@ mod global;
 mod many;
 mod publish;
 mod request;
+mod runtimes;
 mod script;
 mod shutdown;
 mod subscribe;
