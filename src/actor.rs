@@ -84,7 +84,7 @@ impl Actor {
         let client_id: Arc<str> = options.effective_client_id().into();
         let actor = Self {
             session: Session::new(&options, counters.clone(), allowance, notices.clone()),
-            link: Link::dial(&options, &client_id),
+            link: Link::dial(&options, &client_id, true),
             options,
             client_id,
             commands: commands_in,
@@ -186,7 +186,7 @@ impl Actor {
             }
             Link::Waiting { .. } => {
                 self.state.send_replace(State::Connecting);
-                self.link = Link::dial(&self.options, &self.client_id);
+                self.link = Link::dial(&self.options, &self.client_id, !self.was_connected);
                 Ok(true)
             }
             Link::Dialing(dialing) => match dialing.as_mut().poll(cx) {
@@ -202,7 +202,7 @@ impl Actor {
             Link::Up { connection, undecoded, .. } => {
                 let mut progress = poll_input(&mut self.session, connection, undecoded, packets, cx, now)?;
                 self.session.handle_timeout(now)?;
-                self.session.poll_transmit(&connection.codec, &mut connection.output, now);
+                self.session.poll_transmit(&mut connection.codec, &mut connection.output, now);
                 while !connection.output.is_empty() {
                     let Poll::Ready(written) = connection.poll_write(cx) else { break };
                     self.session.handle_written(written?, now);
@@ -214,14 +214,18 @@ impl Actor {
     }
 
     fn handle_connected(&mut self, connection: Connection, now: Instant) {
-        let session_present = connection.session_present;
-        tracing::info!(broker = self.options.address(), session_present, "connected");
+        let (session_present, terms) = (connection.session_present, connection.terms.clone());
+        tracing::info!(broker = self.options.address(), session_present, version = ?terms.version, "connected");
+        // MQTT-3.1.3-6: one that the broker assigned is kept, so that the session is found again.
+        if *self.client_id != *terms.client_id {
+            self.client_id = terms.client_id.as_str().into();
+        }
         if std::mem::replace(&mut self.was_connected, true) {
             self.counters.reconnects().add(1);
         }
-        self.session.handle_connected(session_present, now);
+        self.session.handle_connected(session_present, terms.clone(), now);
         self.link = Link::Up { connection: Box::new(connection), since: now, undecoded: true };
-        self.state.send_replace(State::Connected { session_present });
+        self.state.send_replace(State::Connected { session_present, terms });
         if let Some(first) = self.first.take() {
             first.send(Ok(()));
         }
@@ -324,8 +328,8 @@ fn poll_input(
 }
 
 impl Link {
-    fn dial(options: &Arc<Options>, client_id: &Arc<str>) -> Self {
+    fn dial(options: &Arc<Options>, client_id: &Arc<str>, is_first: bool) -> Self {
         let (options, client_id) = (options.clone(), client_id.clone());
-        Self::Dialing(Box::pin(async move { Connection::open(&options, &client_id).await }))
+        Self::Dialing(Box::pin(async move { Connection::open(&options, &client_id, is_first).await }))
     }
 }

@@ -7,9 +7,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::Topic;
+use crate::wire;
 
 #[derive(Debug)]
 pub(crate) struct Allowance {
@@ -20,8 +18,9 @@ pub(crate) struct Allowance {
 }
 
 /// What a message takes of the bytes allowed.
-pub(crate) fn weight(topic: &Topic, payload: &Bytes) -> usize {
-    topic.as_str().len() + payload.len()
+pub(crate) fn weight(publish: &wire::Publish) -> usize {
+    let properties = publish.properties.as_ref().map_or(0, |properties| properties.size());
+    publish.topic.as_str().len() + publish.payload.len() + properties
 }
 
 /// The share of one message; given back when dropped.

@@ -1,6 +1,5 @@
 //! All that handles and the actor share: the commands, and the replies that cannot be forgotten.
 
-use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -8,7 +7,7 @@ use crate::allowance::Share;
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::subscribe::Retained;
-use crate::{Error, Filter, Message, QoS, Topic};
+use crate::{wire, Error, Filter, Message, QoS};
 
 slotmap::new_key_type! {
     /// Names one local subscriber in the actor.
@@ -40,10 +39,9 @@ pub(crate) struct RequestId(pub(crate) u64);
 
 #[derive(Debug)]
 pub(crate) struct Publish {
-    pub(crate) topic: Topic,
-    pub(crate) payload: Bytes,
-    pub(crate) qos: QoS,
-    pub(crate) retain: bool,
+    pub(crate) publish: wire::Publish,
+    /// When the broker may throw it away.
+    pub(crate) expires: Option<Instant>,
     pub(crate) offline: Offline,
     /// After this it is neither sent nor sent again.
     pub(crate) deadline: Option<Instant>,
@@ -55,20 +53,32 @@ pub(crate) struct Publish {
 #[derive(Debug)]
 pub(crate) struct Subscribe {
     pub(crate) filters: Vec<Filter>,
-    pub(crate) qos: QoS,
-    pub(crate) retained: Retained,
+    pub(crate) wish: Wish,
     pub(crate) capacity: usize,
     pub(crate) offline: Offline,
     pub(crate) deadline: Instant,
     pub(crate) reply: Reply<Feed>,
 }
 
+/// How a subscriber wants the messages of its filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub(crate) qos: QoS,
+    pub(crate) retained: Retained,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+}
+
+impl Wish {
+    pub(crate) fn new(qos: QoS, retained: Retained) -> Self {
+        Self { qos, retained, no_local: false, retain_as_published: false }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) id: RequestId,
-    pub(crate) topic: Topic,
-    pub(crate) payload: Bytes,
-    pub(crate) qos: QoS,
+    pub(crate) publish: wire::Publish,
     pub(crate) reply_to: Filter,
     pub(crate) replies: usize,
     pub(crate) offline: Offline,

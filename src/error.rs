@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::reason::{Reason, ReasonCode};
 use crate::Message;
 
 /// What went wrong in a call, a connection or a stream.
@@ -28,6 +29,8 @@ struct Inner {
     outcome: Outcome,
     text: Cow<'static, str>,
     messages: Vec<Message>,
+    reason: Option<ReasonCode>,
+    server_reference: Option<Box<str>>,
     #[source]
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -48,11 +51,18 @@ pub enum ErrorKind {
     TooLarge,
     /// The broker answered CONNECT with a refusal.
     Refused(Refusal),
-    /// The broker refused a filter; the error's text names it.
+    /// The broker refused a filter; the error's text names it, and [`Error::reason_code`] says why where the broker did.
     SubscribeRefused,
-    /// The broker refused the message, with this reason code (MQTT 5, section 3.4.2.1; some brokers send one to clients
-    /// of 3.1.1 too).
-    PublishRefused(u8),
+    /// The broker did not take a filter back; the error's text names it.
+    UnsubscribeRefused,
+    /// The broker refused the message; [`Error::reason_code`] says why (MQTT 5, section 3.4.2.1; some brokers say it to
+    /// clients of 3.1.1 too).
+    PublishRefused,
+    /// The broker said that nobody is subscribed to the request's topic (MQTT 5, reason code 0x10; few brokers do).
+    NoResponders,
+    /// The connection cannot carry what was asked for: a property on a version before MQTT 5, or something that this
+    /// broker says it does not offer. Nothing was sent.
+    Unsupported,
     /// The deadline of the call passed.
     Timeout,
     /// There is no connection now, and the call was told not to wait for one.
@@ -62,6 +72,10 @@ pub enum ErrorKind {
     QueueFull,
     /// The broker could not be reached, or the connection to it broke.
     Connection,
+    /// The broker ended the connection and said why: see [`Error::reason_code`] (the DISCONNECT of MQTT 5).
+    Disconnected,
+    /// The function that answers the broker in an authentication exchange failed, or the broker did.
+    Authentication,
     /// The peer sent something that is not MQTT, or not allowed at that point.
     Protocol,
     /// A stream lost this many messages because they were not taken in time.
@@ -78,22 +92,57 @@ pub enum ErrorKind {
     OwnThread,
 }
 
-/// The broker's reason for refusing a connection: the CONNACK return code (MQTT 3.1.1, table 3.1).
+/// The broker's reason for refusing a connection: the CONNACK return code (MQTT 3.1.1, table 3.1; MQTT 5, section
+/// 3.2.2.2). The more common ones have a name; [`Error::reason_code`] has them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// 1: the broker does not speak the protocol version asked for.
+    /// The broker does not speak the protocol version asked for.
     UnacceptableProtocolVersion,
-    /// 2: the client identifier is well formed but not allowed.
+    /// The client identifier is well formed but not allowed.
     IdentifierRejected,
-    /// 3: the MQTT service is unavailable.
+    /// The MQTT service is unavailable.
     ServerUnavailable,
-    /// 4: the user name or the password is malformed or wrong.
+    /// The user name or the password is malformed or wrong.
     BadUserNameOrPassword,
-    /// 5: the client is not authorised to connect.
+    /// The client is not authorised to connect.
     NotAuthorized,
-    /// A code this version of the protocol does not define.
-    Other(u8),
+    /// The broker is busy: try again later.
+    ServerBusy,
+    /// The client is banned by an administrator.
+    Banned,
+    /// The authentication method is not supported, or not the one that was used before.
+    BadAuthenticationMethod,
+    /// A quota is exceeded.
+    QuotaExceeded,
+    /// Another broker should be used for now: [`Error::server_reference`] may name it.
+    UseAnotherServer,
+    /// Another broker should be used from now on: [`Error::server_reference`] may name it.
+    ServerMoved,
+    /// Too many connections in too short a time.
+    ConnectionRateExceeded,
+    /// A reason without a name here.
+    Other(ReasonCode),
+}
+
+impl From<ReasonCode> for Refusal {
+    fn from(code: ReasonCode) -> Self {
+        match code {
+            ReasonCode::UNSUPPORTED_PROTOCOL_VERSION => Self::UnacceptableProtocolVersion,
+            ReasonCode::CLIENT_IDENTIFIER_NOT_VALID => Self::IdentifierRejected,
+            ReasonCode::SERVER_UNAVAILABLE => Self::ServerUnavailable,
+            ReasonCode::BAD_USER_NAME_OR_PASSWORD => Self::BadUserNameOrPassword,
+            ReasonCode::NOT_AUTHORIZED => Self::NotAuthorized,
+            ReasonCode::SERVER_BUSY => Self::ServerBusy,
+            ReasonCode::BANNED => Self::Banned,
+            ReasonCode::BAD_AUTHENTICATION_METHOD => Self::BadAuthenticationMethod,
+            ReasonCode::QUOTA_EXCEEDED => Self::QuotaExceeded,
+            ReasonCode::USE_ANOTHER_SERVER => Self::UseAnotherServer,
+            ReasonCode::SERVER_MOVED => Self::ServerMoved,
+            ReasonCode::CONNECTION_RATE_EXCEEDED => Self::ConnectionRateExceeded,
+            other => Self::Other(other),
+        }
+    }
 }
 
 /// What became of the message of a failed [`publish`](crate::Agent::publish) or
@@ -138,6 +187,18 @@ impl Error {
         }
     }
 
+    /// The broker's reason, where it gave one: for refusing a connection, a message or a filter, or for ending the
+    /// connection. From a broker of a version before MQTT 5 it is the code of MQTT 5 that says the same.
+    pub fn reason_code(&self) -> Option<ReasonCode> {
+        self.0.reason
+    }
+
+    /// The other broker that this one would have the client use (MQTT 5, section 4.11), as it wrote it. The agent does
+    /// not go there by itself: whoever may speak for the broker could send it anywhere.
+    pub fn server_reference(&self) -> Option<&str> {
+        self.0.server_reference.as_deref()
+    }
+
     /// The messages that did arrive before the call failed: the part of a
     /// [`collect`](crate::Agent::collect) or of a request for several replies that came in time.
     pub fn messages(&self) -> &[Message] {
@@ -153,7 +214,21 @@ impl Error {
 /// One constructor per kind.
 impl Error {
     fn new(kind: ErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, outcome: Outcome::NotSent, text: text.into(), messages: Vec::new(), source: None }))
+        Self(Box::new(Inner {
+            kind,
+            outcome: Outcome::NotSent,
+            text: text.into(),
+            messages: Vec::new(),
+            reason: None,
+            server_reference: None,
+            source: None,
+        }))
+    }
+
+    fn because(kind: ErrorKind, what: impl fmt::Display, reason: &Reason) -> Self {
+        let mut error = Self::new(kind, format!("{what}: {reason}"));
+        error.0.reason = Some(reason.code);
+        error
     }
 
     pub(crate) fn invalid_topic(topic: &str, why: &str) -> Self {
@@ -176,19 +251,38 @@ impl Error {
         Self::new(ErrorKind::TooLarge, format!("the packet is {size} bytes, the limit is {limit}"))
     }
 
-    pub(crate) fn refused(refusal: Refusal) -> Self {
-        Self::new(ErrorKind::Refused(refusal), format!("the broker refused the connection: {refusal}"))
+    pub(crate) fn refused(reason: &Reason) -> Self {
+        Self::because(ErrorKind::Refused(reason.code.into()), "the broker refused the connection", reason)
     }
 
-    pub(crate) fn subscribe_refused(filter: &str) -> Self {
-        Self::new(ErrorKind::SubscribeRefused, format!("the broker refused the filter {}", Short(filter)))
+    pub(crate) fn disconnected(reason: &Reason) -> Self {
+        Self::because(ErrorKind::Disconnected, "the broker ended the connection", reason)
     }
 
-    pub(crate) fn publish_refused(reason: u8) -> Self {
-        Self::new(
-            ErrorKind::PublishRefused(reason),
-            format!("the broker refused the message: reason code {reason:#04x}"),
-        )
+    pub(crate) fn authentication(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Authentication, text)
+    }
+
+    pub(crate) fn subscribe_refused(filter: &str, reason: &Reason) -> Self {
+        let what = format!("the broker refused the filter {}", Short(filter));
+        Self::because(ErrorKind::SubscribeRefused, what, reason)
+    }
+
+    pub(crate) fn unsubscribe_refused(filter: &str, reason: &Reason) -> Self {
+        let what = format!("the broker did not end the subscription of {}", Short(filter));
+        Self::because(ErrorKind::UnsubscribeRefused, what, reason)
+    }
+
+    pub(crate) fn publish_refused(reason: &Reason) -> Self {
+        Self::because(ErrorKind::PublishRefused, "the broker refused the message", reason)
+    }
+
+    pub(crate) fn no_responders(reason: &Reason) -> Self {
+        Self::because(ErrorKind::NoResponders, "nobody is there to answer", reason)
+    }
+
+    pub(crate) fn unsupported(what: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Unsupported, what)
     }
 
     pub(crate) fn timeout(what: &'static str) -> Self {
@@ -254,6 +348,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn with_server_reference(mut self, reference: Option<String>) -> Self {
+        self.0.server_reference = reference.map(Into::into);
+        self
+    }
+
     pub(crate) fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.0.source = Some(Arc::new(source));
         self
@@ -262,7 +361,7 @@ impl Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, outcome, text, messages, source } = &*self.0;
+        let Inner { kind, outcome, text, messages, source, .. } = &*self.0;
         let mut debug = f.debug_struct("Error");
         debug.field("kind", kind).field("text", text).field("outcome", outcome);
         if !messages.is_empty() {
@@ -272,19 +371,6 @@ impl fmt::Debug for Error {
             debug.field("source", source);
         }
         debug.finish()
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnacceptableProtocolVersion => f.write_str("it does not speak this protocol version"),
-            Self::IdentifierRejected => f.write_str("the client identifier is not allowed"),
-            Self::ServerUnavailable => f.write_str("the service is unavailable"),
-            Self::BadUserNameOrPassword => f.write_str("wrong user name or password"),
-            Self::NotAuthorized => f.write_str("not authorized"),
-            Self::Other(code) => write!(f, "return code {code}"),
-        }
     }
 }
 

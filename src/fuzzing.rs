@@ -12,34 +12,38 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::Instant;
 
-use crate::allowance::Allowance;
-use crate::command::{Close, Command, Feed, Notice, Publish, Reply, Request, RequestId, Subscribe, Unfinished};
+use crate::allowance::{weight, Allowance};
+use crate::command::{Close, Command, Feed, Notice, Publish, Reply, Request, RequestId, Subscribe, Unfinished, Wish};
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::session::Session;
 use crate::subscribe::Retained;
+use crate::terms::Terms;
 use crate::wire::peer::{decode_client_packet, Sent};
-use crate::wire::{Codec, Inbound, PacketId, Version};
-use crate::{Error, Filter, Message, Options, QoS, Topic};
+use crate::wire::{self, Codec, Inbound, PacketId};
+use crate::{Error, Filter, Message, Options, QoS, Topic, Version};
 
 /// The decoder, fed in pieces, with a small and a large limit.
 pub fn wire(data: &[u8]) {
     let mut input = Input(data);
     let count = usize::from(input.byte() % 8);
     let sizes: Vec<_> = input.take(count).iter().map(|size| usize::from(*size) + 1).collect();
-    for limit in [SMALL, LARGE] {
-        let whole = decode(input.0, &[usize::MAX], limit);
-        let pieces = decode(input.0, &sizes, limit);
-        assert_eq!(whole, pieces, "where the pieces end makes a difference");
+    for version in VERSIONS {
+        for limit in [SMALL, LARGE] {
+            let whole = decode(version, input.0, &[usize::MAX], limit);
+            let pieces = decode(version, input.0, &sizes, limit);
+            assert_eq!(whole, pieces, "where the pieces end makes a difference");
+        }
     }
 }
 
+const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
 const SMALL: usize = 64;
 const LARGE: usize = 1 << 20;
 
 /// The packets in `bytes`, and whether they ended in an error.
-fn decode(mut bytes: &[u8], sizes: &[usize], limit: usize) -> (Vec<Inbound>, bool) {
-    let mut codec = Codec::new(Version::V311, limit);
+fn decode(version: Version, mut bytes: &[u8], sizes: &[usize], limit: usize) -> (Vec<Inbound>, bool) {
+    let mut codec = Codec::new(version, limit);
     let mut buf = BytesMut::new();
     let mut packets = Vec::new();
     let mut sizes = sizes.iter().cycle();
@@ -60,8 +64,9 @@ fn decode(mut bytes: &[u8], sizes: &[usize], limit: usize) -> (Vec<Inbound>, boo
             None => assert!(buf.len() < 5, "the length of a packet is in its first five bytes"),
             Some(length) => assert!(buf.len() < length, "a whole packet is there and was not taken"),
         }
-        // Of a message that is too large the topic and the identifier are needed.
-        assert!(buf.len() <= 5 + limit.max(2 + usize::from(u16::MAX) + 2), "{} bytes are held", buf.len());
+        // Of a message that is too large the topic and the identifier are needed; an answer of MQTT 5 may be long.
+        let most = if version == Version::V5 { 256 * 1024 } else { 2 + usize::from(u16::MAX) + 2 };
+        assert!(buf.len() <= 5 + limit.max(most), "{} bytes are held", buf.len());
     }
     (packets, false)
 }
@@ -107,6 +112,7 @@ const PACKETS: usize = 512;
 /// Where reading stops, and what one more turn can add.
 const MAX_ACKS: usize = 16_384 + PACKETS;
 
+const ALIASES: u16 = 2;
 const FILTERS: [&str; 8] = ["a", "a/+", "a/#", "+", "#", "$share/g/a", "b/c", "+/c"];
 const TOPICS: [&str; 6] = ["a", "a/b", "b", "b/c", "$SYS/x", "/"];
 const QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
@@ -170,6 +176,7 @@ enum Waiting {
 /// A session and all around it.
 struct World {
     session: Session,
+    version: Version,
     codec: Codec,
     allowance: Arc<Allowance>,
     notices: mpsc::UnboundedSender<Notice>,
@@ -197,7 +204,9 @@ struct World {
 impl World {
     fn new(input: &mut Input<'_>) -> Self {
         let (notices, notices_in) = mpsc::unbounded_channel();
+        let version = input.pick(&VERSIONS);
         let options = Options::new("localhost")
+            .version(version)
             .keep_alive(input.pick(&[Duration::ZERO, STEPS[3], STEPS[6]]))
             .write_timeout(STEPS[4])
             .reply_linger(input.pick(&[Duration::ZERO, STEPS[3]]))
@@ -210,7 +219,8 @@ impl World {
         let allowance = Arc::new(Allowance::new(max_queued, options.max_queued_bytes));
         Self {
             session: Session::new(&options, Arc::default(), allowance.clone(), notices.clone()),
-            codec: Codec::new(Version::V311, options.max_packet_size),
+            codec: Codec::new(version, options.max_packet_size),
+            version,
             allowance,
             notices,
             notices_in,
@@ -280,10 +290,11 @@ impl World {
         let topic = topic(input.pick(&TOPICS));
         let payload = Bytes::from_static(&ZEROS[..usize::from(input.byte()) * 400]);
         let (qos, offline, retain) = (input.pick(&QOS), input.pick(&OFFLINE), input.byte() % 2 == 1);
+        let publish = wire::Publish { topic, payload, qos, retain, properties: None };
         let timeout = input.byte();
         let (mut deadline, mut reply, mut share) = (None, None, None);
         if timeout == 0xff {
-            share = self.allowance.take(topic.as_str().len() + payload.len());
+            share = self.allowance.take(weight(&publish));
             if share.is_none() {
                 return;
             }
@@ -293,7 +304,7 @@ impl World {
             self.callers.push(Caller { waiting: Waiting::Publish(answer), deadline: Some(until) });
             (deadline, reply) = (Some(until), Some(sender));
         }
-        let publish = Publish { topic, payload, qos, retain, offline, deadline, reply, share };
+        let publish = Publish { publish, expires: deadline, offline, deadline, reply, share };
         self.session.handle_command(Command::Publish(publish), self.now);
     }
 
@@ -314,7 +325,8 @@ impl World {
         let (qos, retained, offline) = (input.pick(&QOS), input.pick(&RETAINED), input.pick(&OFFLINE));
         let deadline = self.now + input.pick(&STEPS);
         self.callers.push(Caller { waiting: Waiting::Subscribe(answer), deadline: Some(deadline) });
-        let subscribe = Subscribe { filters, qos, retained, capacity: 4, offline, deadline, reply };
+        let wish = Wish::new(qos, retained);
+        let subscribe = Subscribe { filters, wish, capacity: 4, offline, deadline, reply };
         self.session.handle_command(Command::Subscribe(subscribe), self.now);
     }
 
@@ -324,11 +336,10 @@ impl World {
         let (reply, answer) = Reply::channel();
         let deadline = self.now + input.pick(&STEPS);
         self.callers.push(Caller { waiting: Waiting::Request(id, answer), deadline: Some(deadline) });
+        let (topic, payload) = (topic(input.pick(&TOPICS)), Bytes::from_static(b"question"));
         let request = Request {
             id,
-            topic: topic(input.pick(&TOPICS)),
-            payload: Bytes::from_static(b"question"),
-            qos: input.pick(&QOS),
+            publish: wire::Publish { topic, payload, qos: input.pick(&QOS), retain: false, properties: None },
             reply_to: filter(input.pick(&FILTERS)),
             replies: usize::from(input.byte() % 4) + 1,
             offline: input.pick(&OFFLINE),
@@ -438,8 +449,17 @@ impl World {
             Sent::Subscribe(id, filters) => {
                 let codes = filters.iter().map(|(_, qos)| if refuses { 0x80 } else { *qos as u8 });
                 let mut bytes = vec![0x90];
-                put_length(&mut bytes, 2 + filters.len());
-                bytes.extend([(id >> 8) as u8, id as u8].into_iter().chain(codes));
+                let properties = self.properties();
+                put_length(&mut bytes, 2 + properties.len() + filters.len());
+                bytes.extend([(id >> 8) as u8, id as u8].iter().chain(properties));
+                bytes.extend(codes);
+                bytes
+            }
+            Sent::Unsubscribe(of, filters) if self.version == Version::V5 => {
+                let mut bytes = vec![0xb0];
+                put_length(&mut bytes, 3 + filters.len());
+                bytes.extend([(of >> 8) as u8, of as u8, 0]);
+                bytes.extend(filters.iter().map(|_| if refuses { 0x80 } else { 0 }));
                 bytes
             }
             Sent::Unsubscribe(of, _) => id(0xb0, of),
@@ -457,6 +477,7 @@ impl World {
         if flags & 0b0110 != 0 {
             packet.extend_from_slice(&[0, id]);
         }
+        packet.extend_from_slice(self.properties());
         packet.resize(packet.len() + usize::from(size), 0);
         let mut bytes = vec![0x30 | flags];
         put_length(&mut bytes, packet.len());
@@ -464,10 +485,20 @@ impl World {
         self.receive(&bytes);
     }
 
+    /// No properties, where there is a place for them.
+    fn properties(&self) -> &'static [u8] {
+        match self.version {
+            Version::V5 => &[0],
+            _ => &[],
+        }
+    }
+
     fn connect(&mut self, session_present: bool) {
         self.is_connected = true;
-        self.codec = Codec::new(Version::V311, self.max_packet_size);
-        self.session.handle_connected(session_present, self.now);
+        self.codec = Codec::new(self.version, self.max_packet_size);
+        self.codec.assign_aliases(ALIASES);
+        let terms = Terms { topic_alias_maximum: ALIASES, ..Terms::implied(self.version, "fuzz") };
+        self.session.handle_connected(session_present, Arc::new(terms), self.now);
         if !session_present {
             self.unreleased.clear();
         }
@@ -489,10 +520,10 @@ impl World {
 
     fn transmit(&mut self) {
         let before = self.output.len();
-        self.session.poll_transmit(&self.codec, &mut self.output, self.now);
+        self.session.poll_transmit(&mut self.codec, &mut self.output, self.now);
         assert!(self.is_connected || self.output.is_empty(), "bytes for nobody");
         let mut fresh = BytesMut::from(&self.output[before..]);
-        while let Some(packet) = decode_client_packet(&mut fresh) {
+        while let Some((packet, _)) = decode_client_packet(self.version, &mut fresh) {
             self.sent.push_back(packet);
         }
         assert!(fresh.is_empty(), "half a packet was encoded");
@@ -699,6 +730,6 @@ mod tests {
     #[test]
     fn a_flood_of_what_wants_an_answer_stops_at_the_bound() {
         let flood = [MANY, 63, 9, 4, 255, 0x62, 2, 0, 1];
-        session(&[&[0; 7][..], &[14, 0], &flood, &flood].concat());
+        session(&[&[0; 8][..], &[14, 0], &flood, &flood].concat());
     }
 }

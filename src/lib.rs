@@ -107,7 +107,9 @@ pub mod fuzzing;
 pub mod global;
 mod message;
 mod options;
+mod properties;
 mod publish;
+mod reason;
 mod reconnect;
 mod request;
 mod router;
@@ -115,6 +117,7 @@ mod session;
 mod state;
 mod stats;
 mod subscribe;
+mod terms;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod topic;
@@ -127,15 +130,17 @@ pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
 pub use error::{Error, ErrorKind, Outcome, Refusal};
 pub use message::{Message, QoS};
-pub use options::{LastWill, Login, Offline, Options};
+pub use options::{Exchange, ExchangeFuture, LastWill, Login, Offline, Options};
+pub use properties::Properties;
 pub use publish::{Delivery, Publish, PublishFuture};
+pub use reason::ReasonCode;
 pub use reconnect::{Backoff, Lost, ReconnectPolicy};
 pub use request::{Request, RequestFuture, RequestMany, RequestManyFuture};
 pub use state::State;
 pub use stats::Stats;
 pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
+pub use terms::{Terms, Version};
 pub use topic::{Filter, Topic};
-pub use wire::Version;
 
 /// The examples of the README, compiled.
 #[cfg(doctest)]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::properties::Properties;
+use crate::wire::Incoming;
 use crate::Topic;
 
 /// How hard the protocol tries to deliver a message (MQTT 3.1.1, section 4.3).
@@ -35,11 +37,13 @@ struct Inner {
     qos: QoS,
     retained: bool,
     duplicate: bool,
+    properties: Option<Box<Properties>>,
 }
 
 impl Message {
-    pub(crate) fn new(topic: Topic, payload: Bytes, qos: QoS, retained: bool, duplicate: bool) -> Self {
-        Self(Arc::new(Inner { topic, payload, qos, retained, duplicate }))
+    pub(crate) fn new(incoming: Incoming) -> Self {
+        let Incoming { topic, payload, qos, retain: retained, dup: duplicate, properties, .. } = incoming;
+        Self(Arc::new(Inner { topic, payload, qos, retained, duplicate, properties }))
     }
 
     /// The topic it was published to.
@@ -67,9 +71,15 @@ impl Message {
     }
 
     /// Whether the broker had kept it as the topic's retained message and sent it because of a new subscription
-    /// (MQTT-3.3.1-8). A message published while the subscription lives is not marked, retained or not.
+    /// (MQTT-3.3.1-8). A message published while the subscription lives is not marked, retained or not, unless
+    /// [`Subscribe::retain_as_published`](crate::Subscribe::retain_as_published) asks for that.
     pub fn is_retained(&self) -> bool {
         self.0.retained
+    }
+
+    /// What MQTT 5 lets a message carry besides its payload; nothing on a connection of an earlier version.
+    pub fn properties(&self) -> &Properties {
+        self.0.properties.as_deref().unwrap_or(Properties::NONE)
     }
 
     /// Whether the broker marked this delivery as a possible repetition (the DUP flag; only at QoS 1 and 2).

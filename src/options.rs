@@ -6,16 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::reconnect::{Backoff, ReconnectPolicy};
-use crate::wire::Version;
+use crate::terms::Version;
 use crate::{Agent, Error};
 
+mod authentication;
 mod last_will;
 mod login;
+mod mqtt5;
 mod url;
 
+pub(crate) use authentication::Authentication;
+pub use authentication::{Exchange, ExchangeFuture};
 pub use last_will::LastWill;
 pub(crate) use login::Credentials;
 pub use login::Login;
+use mqtt5::Mqtt5;
 
 /// Options of an [`Agent`]. Each has a default that suits a web server with one connection per broker.
 ///
@@ -37,6 +42,7 @@ pub struct Options {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) version: Version,
+    pub(crate) mqtt5: Mqtt5,
     pub(crate) client_id: Option<String>,
     pub(crate) credentials: Credentials,
     pub(crate) clean_session: bool,
@@ -81,6 +87,7 @@ impl Options {
             host: host.into(),
             port: 1883,
             version: Version::default(),
+            mqtt5: Mqtt5::default(),
             client_id: None,
             credentials: Credentials::None,
             clean_session: true,
@@ -109,7 +116,8 @@ impl Options {
         self
     }
 
-    /// The protocol version. Default: 3.1.1.
+    /// The protocol version. Default: 3.1.1, which every broker and most devices speak. [`Version::V5`] adds properties,
+    /// reasons, and sessions that outlive a connection; [`Version::Auto`] takes it where the broker does.
     #[must_use]
     pub fn version(mut self, version: Version) -> Self {
         self.version = version;
@@ -315,11 +323,12 @@ impl Options {
             return refuse("port 0 cannot be connected to");
         }
         self.check_client_id()?;
+        self.mqtt5.check(self.version)?;
         if let Credentials::Fixed(login) = &self.credentials {
             login.check()?;
         }
         if let Some(will) = &self.last_will {
-            will.to_publish()?;
+            will.check(self.version)?;
             if will.payload.len() > MAX_FIELD {
                 return refuse("the last will's payload is over 65,535 bytes");
             }
@@ -390,6 +399,16 @@ impl Options {
             1
         } else {
             fastrand::u16(1..)
+        }
+    }
+
+    /// The subscription identifier to begin with: what a broker queued for an earlier process with the same session
+    /// carries that one's identifiers, and chance keeps clear of them.
+    pub(crate) fn first_identifier(&self) -> u32 {
+        if self.clean_session {
+            1
+        } else {
+            fastrand::u32(1..=268_435_455)
         }
     }
 

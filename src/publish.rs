@@ -7,14 +7,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::allowance::weight;
 use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Reply};
 use crate::options::Offline;
+use crate::properties::Properties;
 use crate::wire::{self, MAX_REMAINING_LENGTH};
-use crate::{Error, QoS, Topic};
+use crate::{Error, QoS, Topic, Version};
 
 /// A message about to be published; made by [`Agent::publish`]. Await it, or turn it into a future by
 /// [`into_future`](IntoFuture::into_future).
@@ -41,6 +43,7 @@ pub struct Publish {
     payload: Bytes,
     qos: QoS,
     retain: bool,
+    properties: Properties,
     timeout: Duration,
     offline: Offline,
 }
@@ -55,6 +58,9 @@ pub enum Delivery {
     Acknowledged,
     /// QoS 2: the broker has it, once (PUBCOMP).
     Completed,
+    /// QoS 1 or 2: the broker has it and said that nobody is subscribed to its topic (MQTT 5, reason code 0x10; few
+    /// brokers say so).
+    NoSubscribers,
     /// [`Offline::Queue`]: handed over while there was no connection.
     Queued,
 }
@@ -63,7 +69,8 @@ impl Publish {
     pub(crate) fn new(agent: Agent, topic: Result<Topic, Error>, payload: Bytes) -> Self {
         let options = agent.options();
         let (timeout, offline) = (options.timeout, options.offline);
-        Self { agent, topic, payload, qos: QoS::default(), retain: false, timeout, offline }
+        let properties = Properties::default();
+        Self { agent, topic, payload, qos: QoS::default(), retain: false, properties, timeout, offline }
     }
 
     /// The quality of service. Default: [`QoS::AtLeastOnce`].
@@ -76,6 +83,51 @@ impl Publish {
     /// Default: false.
     pub fn retain(mut self, retain: bool) -> Self {
         self.retain = retain;
+        self
+    }
+
+    /// What the message carries besides its payload, in place of all that was set before. Needs MQTT 5, as do the setters
+    /// for each of them: on a connection of an earlier version the call fails with
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). Default: nothing.
+    pub fn properties(mut self, properties: Properties) -> Self {
+        self.properties = properties;
+        self
+    }
+
+    /// How long the message is worth delivering, counted from when this is awaited; rounded up to whole seconds. The
+    /// agent does not send it after that, and the broker does not deliver it. Default: for ever.
+    pub fn message_expiry(mut self, message_expiry: Duration) -> Self {
+        self.properties.message_expiry = Some(message_expiry);
+        self
+    }
+
+    /// What the payload is, as a MIME type.
+    pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.properties.content_type = Some(content_type.into());
+        self
+    }
+
+    /// Declares the payload to be UTF-8 text.
+    pub fn payload_is_utf8(mut self, payload_is_utf8: bool) -> Self {
+        self.properties.payload_is_utf8 = payload_is_utf8;
+        self
+    }
+
+    /// Where an answer is awaited. [`Agent::request`] sets this, and waits for it.
+    pub fn response_topic(mut self, topic: Topic) -> Self {
+        self.properties.response_topic = Some(topic);
+        self
+    }
+
+    /// What an answer must carry.
+    pub fn correlation_data(mut self, data: impl Into<Bytes>) -> Self {
+        self.properties.correlation_data = Some(data.into());
+        self
+    }
+
+    /// Adds a name and a value for the application.
+    pub fn user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.properties.user_properties.push((name.into(), value.into()));
         self
     }
 
@@ -104,19 +156,26 @@ impl Publish {
     /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic) and
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) for a message that cannot be sent.
     pub fn try_send(self) -> Result<(), Error> {
-        let topic = self.topic.and_then(|topic| check_size(topic, &self.payload, self.qos))?;
-        let share = self.agent.take_share(weight(&topic, &self.payload))?;
+        let (publish, expires) = self.check()?;
+        let share = self.agent.take_share(weight(&publish))?;
         let command = command::Publish {
-            topic,
-            payload: self.payload,
-            qos: self.qos,
-            retain: self.retain,
+            publish,
+            expires,
             offline: self.offline,
-            deadline: None,
+            // Nothing else ends it.
+            deadline: expires,
             reply: None,
             share: Some(share),
         };
         self.agent.try_command(Command::Publish(command))
+    }
+
+    /// The message, and when it expires.
+    fn check(&self) -> Result<(wire::Publish, Option<Instant>), Error> {
+        let properties = self.properties.clone();
+        let publish = make_publish(self.topic.clone()?, self.payload.clone(), self.qos, self.retain, properties);
+        check_publish(&publish, self.agent.options().version)?;
+        Ok((publish, self.properties.message_expiry.map(deadline_after)))
     }
 }
 
@@ -125,17 +184,16 @@ impl IntoFuture for Publish {
     type IntoFuture = PublishFuture;
 
     fn into_future(self) -> PublishFuture {
-        let topic = match self.topic.and_then(|topic| check_size(topic, &self.payload, self.qos)) {
-            Ok(topic) => topic,
+        let (publish, expires) = match self.check() {
+            Ok(checked) => checked,
             Err(error) => return PublishFuture(Call::refused(error)),
         };
         let deadline = deadline_after(self.timeout);
+        let deadline = expires.map_or(deadline, |expires| deadline.min(expires));
         let (reply, answer) = Reply::channel();
         let command = command::Publish {
-            topic,
-            payload: self.payload,
-            qos: self.qos,
-            retain: self.retain,
+            publish,
+            expires,
             offline: self.offline,
             deadline: Some(deadline),
             reply: Some(reply),
@@ -162,13 +220,29 @@ impl Future for PublishFuture {
     }
 }
 
-/// Gives the topic back if the packet fits the protocol.
-pub(crate) fn check_size(topic: Topic, payload: &Bytes, qos: QoS) -> Result<Topic, Error> {
-    const FIXED_HEADER: usize = 5;
-    let size = wire::publish_size(&topic, payload, qos);
-    match size > MAX_REMAINING_LENGTH + FIXED_HEADER {
-        true => Err(Error::too_large(size, MAX_REMAINING_LENGTH + FIXED_HEADER)),
-        false => Ok(topic),
+pub(crate) fn make_publish(
+    topic: Topic,
+    payload: Bytes,
+    qos: QoS,
+    retain: bool,
+    properties: Properties,
+) -> wire::Publish {
+    let properties = (!properties.is_empty()).then(|| Box::new(properties));
+    wire::Publish { topic, payload, qos, retain, properties }
+}
+
+/// Refuses what does not fit the protocol. `version` is the one asked for: whether the broker speaks it is seen later.
+pub(crate) fn check_publish(publish: &wire::Publish, version: Version) -> Result<(), Error> {
+    if let Some(properties) = &publish.properties {
+        properties.check()?;
+        if matches!(version, Version::V31 | Version::V311) {
+            return Err(Error::unsupported("properties belong to MQTT 5: set Options::version"));
+        }
+    }
+    const LIMIT: usize = MAX_REMAINING_LENGTH + 5;
+    match wire::publish_size(publish, version) {
+        size if size > LIMIT => Err(Error::too_large(size, LIMIT)),
+        _ => Ok(()),
     }
 }
 

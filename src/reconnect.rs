@@ -102,6 +102,7 @@ impl fmt::Debug for dyn ReconnectPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ReasonCode;
 
     fn lost(attempt: u32, reason: Error) -> Lost {
         Lost { reason, attempt }
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn refused_credentials_are_retried_slowly() {
-        let refused = lost(1, Error::refused(Refusal::BadUserNameOrPassword));
+        let refused = lost(1, Error::refused(&ReasonCode::BAD_USER_NAME_OR_PASSWORD.into()));
         assert!(Backoff::default().delay(&refused).unwrap() >= Duration::from_secs(30));
     }
 }

@@ -13,8 +13,9 @@ use crate::agent::{Agent, Shared};
 use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Notice, Reply, RequestId};
 use crate::options::Offline;
-use crate::publish::check_size;
-use crate::{Error, Filter, Message, QoS, Topic};
+use crate::properties::Properties;
+use crate::publish::{check_publish, make_publish};
+use crate::{wire, Error, Filter, Message, QoS, Topic};
 
 /// A call about to be made; made by [`Agent::request`]. Say where the reply will come by
 /// [`reply_to`](Self::reply_to), then await it.
@@ -92,36 +93,28 @@ impl Request {
     fn start(self, replies: usize) -> Pending {
         let shared = self.agent.clone().into_shared();
         let checked = self.check(replies);
-        let (topic, reply_to) = match checked {
+        let (publish, reply_to) = match checked {
             Ok(checked) => checked,
             Err(error) => return Pending { call: Call::refused(error), id: RequestId(0), shared },
         };
         let deadline = deadline_after(self.timeout);
         let id = self.agent.next_request();
         let (reply, answer) = Reply::channel();
-        let command = command::Request {
-            id,
-            topic,
-            payload: self.payload,
-            qos: self.qos,
-            reply_to,
-            replies,
-            offline: self.offline,
-            deadline,
-            reply,
-        };
+        let command = command::Request { id, publish, reply_to, replies, offline: self.offline, deadline, reply };
         Pending { call: Call::new(shared.clone(), Command::Request(command), answer, deadline), id, shared }
     }
 
-    fn check(&self, replies: usize) -> Result<(Topic, Filter), Error> {
+    fn check(&self, replies: usize) -> Result<(wire::Publish, Filter), Error> {
         if replies == 0 {
             return Err(Error::invalid_argument("a request needs at least one reply: use publish for none"));
         }
         let reply_to = self.reply_to.clone().ok_or_else(|| {
             Error::invalid_argument("nothing says where the reply will come: call reply_to(topic) on the request")
         })??;
-        let topic = check_size(self.topic.clone()?, &self.payload, self.qos)?;
-        Ok((topic, reply_to))
+        let (topic, payload) = (self.topic.clone()?, self.payload.clone());
+        let publish = make_publish(topic, payload, self.qos, false, Properties::default());
+        check_publish(&publish, self.agent.options().version)?;
+        Ok((publish, reply_to))
     }
 }
 

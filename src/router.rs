@@ -85,6 +85,15 @@ impl<V> Router<V> {
         }
     }
 
+    pub(crate) fn get(&self, filter: &Filter) -> Option<&V> {
+        let node = self.node(self.find(filter)?);
+        Some(&node.entries[node.position(filter)?].1)
+    }
+
+    fn find(&self, filter: &Filter) -> Option<u32> {
+        filter.levels().try_fold(ROOT, |node, level| self.node(node).child(level))
+    }
+
     #[cfg(any(fuzzing, test))]
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -304,11 +313,6 @@ mod tests {
             None
         }
 
-        fn get(&self, filter: &Filter) -> Option<&V> {
-            let node = self.node(self.find(filter)?);
-            Some(&node.entries[node.position(filter)?].1)
-        }
-
         fn get_mut(&mut self, filter: &Filter) -> Option<&mut V> {
             let node = self.find(filter)?;
             let at = self.node(node).position(filter)?;
@@ -319,11 +323,6 @@ mod tests {
         fn iter(&self) -> impl Iterator<Item = (&Filter, &V)> + '_ {
             let entries = self.nodes.iter().flat_map(|node| &node.entries);
             entries.map(|(filter, value)| (filter, value))
-        }
-
-        fn find(&self, filter: &Filter) -> Option<u32> {
-            let mut levels = filter.levels();
-            levels.try_fold(ROOT, |node, level| self.node(node).child(level))
         }
     }
 

@@ -1,8 +1,10 @@
 //! What an agent is doing about its connection.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
-use crate::Error;
+use crate::{Error, Terms};
 
 /// The state of an agent's connection; watched through [`Agent::state`](crate::Agent::state).
 #[derive(Debug, Clone)]
@@ -14,6 +16,8 @@ pub enum State {
     Connected {
         /// Whether the broker still had this client's session, with its subscriptions and queued messages.
         session_present: bool,
+        /// What else it said.
+        terms: Arc<Terms>,
     },
     /// There is no connection, and none is being made at the moment.
     Disconnected {

@@ -15,10 +15,10 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use crate::agent::Agent;
 use crate::call::{deadline_after, Call};
-use crate::command::{self, Command, Event, Feed, Reply, SubscriberGuard};
+use crate::command::{self, Command, Event, Feed, Reply, SubscriberGuard, Wish};
 use crate::options::{check_capacity, Offline};
 use crate::stats::Counters;
-use crate::{Error, Filter, Message, QoS, Topic};
+use crate::{Error, Filter, Message, QoS, Topic, Version};
 
 /// Which of the messages that the broker retains a subscriber takes.
 ///
@@ -129,8 +129,7 @@ lent_filters!([T] &[T], [T, const N: usize] &[T; N], [T] &Vec<T>);
 pub struct Subscribe {
     agent: Agent,
     filters: Result<Vec<Filter>, Error>,
-    qos: QoS,
-    retained: Retained,
+    wish: Wish,
     capacity: usize,
     timeout: Duration,
     offline: Offline,
@@ -140,19 +139,37 @@ impl Subscribe {
     pub(crate) fn new(agent: Agent, filters: Result<Vec<Filter>, Error>) -> Self {
         let options = agent.options();
         let (capacity, timeout, offline) = (options.stream_capacity, options.timeout, options.offline);
-        Self { agent, filters, qos: QoS::default(), retained: Retained::default(), capacity, timeout, offline }
+        let wish = Wish::new(QoS::default(), Retained::default());
+        Self { agent, filters, wish, capacity, timeout, offline }
     }
 
     /// The highest quality of service to receive with. Where several subscribers share a filter, the highest asked
     /// for counts for all. Default: [`QoS::AtLeastOnce`].
     pub fn qos(mut self, qos: QoS) -> Self {
-        self.qos = qos;
+        self.wish.qos = qos;
         self
     }
 
     /// Which retained messages to take. Default: [`Retained::IfFirst`].
     pub fn retained(mut self, retained: Retained) -> Self {
-        self.retained = retained;
+        self.wish.retained = retained;
+        self
+    }
+
+    /// Whether messages that this agent publishes itself are left out. Needs MQTT 5. All subscribers of a filter in one
+    /// agent must say the same, for the broker has one subscription for them all; a shared subscription cannot have it
+    /// (MQTT-3.8.3-4). Default: false.
+    pub fn no_local(mut self, no_local: bool) -> Self {
+        self.wish.no_local = no_local;
+        self
+    }
+
+    /// Whether messages keep the retain flag that they were published with, so that
+    /// [`Message::is_retained`] tells that of live ones too. Needs MQTT 5. Retained messages then cannot be told from
+    /// live ones: they come whenever the broker sends them, and [`Retained::Only`] is not possible. All subscribers of
+    /// a filter in one agent must say the same. Default: false.
+    pub fn retain_as_published(mut self, retain_as_published: bool) -> Self {
+        self.wish.retain_as_published = retain_as_published;
         self
     }
 
@@ -187,7 +204,25 @@ impl Subscribe {
         if filters.is_empty() {
             return Err(Error::invalid_argument("a subscription needs at least one filter"));
         }
+        self.check_wish(&filters)?;
         Ok(filters)
+    }
+
+    fn check_wish(&self, filters: &[Filter]) -> Result<(), Error> {
+        let Wish { retained, no_local, retain_as_published, .. } = self.wish;
+        if (no_local || retain_as_published) && matches!(self.agent.options().version, Version::V31 | Version::V311) {
+            let what = "no_local and retain_as_published belong to MQTT 5: set Options::version";
+            return Err(Error::unsupported(what));
+        }
+        if retain_as_published && retained == Retained::Only {
+            return Err(Error::invalid_argument(
+                "with retain_as_published nothing tells which messages are Retained::Only",
+            ));
+        }
+        if no_local && filters.iter().any(|filter| filter.share_group().is_some()) {
+            return Err(Error::invalid_argument("a shared subscription cannot be no_local [MQTT-3.8.3-4]"));
+        }
+        Ok(())
     }
 }
 
@@ -205,8 +240,7 @@ impl IntoFuture for Subscribe {
         let (reply, answer) = Reply::channel();
         let command = command::Subscribe {
             filters,
-            qos: self.qos,
-            retained: self.retained,
+            wish: self.wish,
             capacity: self.capacity,
             offline: self.offline,
             deadline,

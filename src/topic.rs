@@ -133,6 +133,24 @@ impl Filter {
         self.matched().split('/')
     }
 
+    /// Whether it has a wildcard: whether it can match more than one topic.
+    pub(crate) fn has_wildcard(&self) -> bool {
+        self.levels().any(|level| matches!(level, "+" | "#"))
+    }
+
+    /// Whether there is a topic that both match; true also for some that only a topic starting with `$` could decide.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let (mut ours, mut theirs) = (self.levels(), other.levels());
+        loop {
+            match (ours.next(), theirs.next()) {
+                // It also matches its parent.
+                (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+                (Some(our), Some(their)) if our == their || our == "+" || their == "+" => {}
+                _ => return false,
+            }
+        }
+    }
+
     /// The group of a shared subscription.
     pub fn share_group(&self) -> Option<&str> {
         split_share(&self.0).map(|(group, _)| group)

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::runner::Runner;
 use super::Subscription;
 use crate::{
-    Collect, Delivery, Error, Filter, Message, Offline, Publish, QoS, Request, RequestMany, Retained, Subscribe,
+    Collect, Delivery, Error, Filter, Message, Offline, Properties, Publish, QoS, Request, RequestMany, Retained,
+    Subscribe, Topic,
 };
 
 /// A call about to be made: the settings of the async builder, and [`wait`](Self::wait) to make it.
@@ -28,21 +31,29 @@ impl<B> Call<B> {
 }
 
 macro_rules! settings {
-    ($($builder:ident: $($name:ident($value:ty)),*;)*) => {$(
+    ($($builder:ident: $($name:ident($($value:ident: $type:ty),*)),*;)*) => {$(
         impl Call<$builder> {$(
             #[doc = concat!("See [`", stringify!($builder), "::", stringify!($name), "`].")]
-            pub fn $name(self, $name: $value) -> Self {
-                self.map(|builder| builder.$name($name))
+            pub fn $name(self, $($value: $type),*) -> Self {
+                self.map(|builder| builder.$name($($value),*))
             }
         )*}
     )*};
 }
 
 settings! {
-    Publish: qos(QoS), retain(bool), timeout(Duration), offline(Offline);
-    Subscribe: qos(QoS), retained(Retained), capacity(usize), timeout(Duration), offline(Offline);
-    Collect: qos(QoS), retained(Retained), offline(Offline);
-    Request: qos(QoS), timeout(Duration), offline(Offline);
+    Publish:
+        qos(qos: QoS), retain(retain: bool), timeout(timeout: Duration), offline(offline: Offline),
+        properties(properties: Properties), message_expiry(message_expiry: Duration),
+        content_type(content_type: impl Into<String>), payload_is_utf8(payload_is_utf8: bool),
+        response_topic(topic: Topic), correlation_data(data: impl Into<Bytes>),
+        user_property(name: impl Into<String>, value: impl Into<String>);
+    Subscribe:
+        qos(qos: QoS), retained(retained: Retained), no_local(no_local: bool),
+        retain_as_published(retain_as_published: bool), capacity(capacity: usize), timeout(timeout: Duration),
+        offline(offline: Offline);
+    Collect: qos(qos: QoS), retained(retained: Retained), offline(offline: Offline);
+    Request: qos(qos: QoS), timeout(timeout: Duration), offline(offline: Offline);
 }
 
 macro_rules! waits {
@@ -111,5 +122,25 @@ impl Call<Request> {
 impl<B: fmt::Debug> fmt::Debug for Call<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.builder.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_setting_of_the_async_builders_is_here_too() {
+        let here = include_str!("call.rs");
+        let builders = [
+            include_str!("../publish.rs"),
+            include_str!("../subscribe.rs"),
+            include_str!("../collect.rs"),
+            include_str!("../request.rs"),
+        ];
+        let settings = builders.iter().flat_map(|file| file.lines()).filter_map(|line| {
+            let (name, rest) = line.strip_prefix("    pub fn ")?.split_once(['(', '<'])?;
+            (rest.contains("mut self") && !rest.contains("&mut self")).then_some(name)
+        });
+        let missing: Vec<_> = settings.filter(|name| !here.contains(&format!("{name}("))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 }

@@ -1,10 +1,11 @@
 //! The message the broker publishes when this client vanishes.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{wire, Error, QoS, Topic};
+use crate::{wire, Error, Properties, QoS, Topic, Version};
 
 /// The message the broker publishes for this client when its connection ends without a DISCONNECT
 /// (MQTT 3.1.1, section 3.1.2.5).
@@ -14,6 +15,8 @@ pub struct LastWill {
     pub(super) payload: Bytes,
     qos: QoS,
     retain: bool,
+    properties: Properties,
+    delay: Duration,
 }
 
 impl LastWill {
@@ -28,6 +31,8 @@ impl LastWill {
             payload: payload.into(),
             qos: QoS::default(),
             retain: false,
+            properties: Properties::default(),
+            delay: Duration::ZERO,
         }
     }
 
@@ -45,12 +50,44 @@ impl LastWill {
         self
     }
 
+    /// Its properties, for MQTT 5. Default: none.
+    #[must_use]
+    pub fn properties(mut self, properties: Properties) -> Self {
+        self.properties = properties;
+        self
+    }
+
+    /// How long the broker waits before it publishes the will, in whole seconds, for MQTT 5: a client that is back by
+    /// then was not gone. Needs a session that is kept for as long. Default: zero.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    pub(crate) fn delay_seconds(&self) -> u32 {
+        wire::whole_seconds(self.delay)
+    }
+
+    pub(super) fn check(&self, version: Version) -> Result<(), Error> {
+        let needs_v5 = !self.properties.is_empty() || !self.delay.is_zero();
+        if needs_v5 && matches!(version, Version::V31 | Version::V311) {
+            return Err(Error::invalid_options(
+                "the last will's properties and delay belong to MQTT 5, and the version is an earlier one: \
+                 set version(Version::V5)",
+            ));
+        }
+        self.properties.check().map_err(|error| Error::invalid_options(error.to_string()))?;
+        self.to_publish().map(drop)
+    }
+
     pub(crate) fn to_publish(&self) -> Result<wire::Publish, Error> {
         Ok(wire::Publish {
             topic: self.topic.clone()?,
             payload: self.payload.clone(),
             qos: self.qos,
             retain: self.retain,
+            properties: (!self.properties.is_empty()).then(|| Box::new(self.properties.clone())),
         })
     }
 }

@@ -12,9 +12,9 @@ use crate::{Error, Version};
 impl Options {
     /// From a URL: `mqtt://[user[:password]@]host[:port][?option=value&…]`, user name and password percent-encoded.
     ///
-    /// The options in the query have the names of the setters: `client_id`, `version` (`3.1`, `3.1.1`),
+    /// The options in the query have the names of the setters: `client_id`, `version` (`3.1`, `3.1.1`, `5`, `auto`),
     /// `clean_session` (`true`, `false`), `keep_alive`, `connect_timeout`, `timeout` (seconds, fractions allowed),
-    /// `max_in_flight`, `max_queued`, `max_packet_size`, `stream_capacity`, `offline` (`fail`, `wait`, `queue`).
+    /// `session_expiry` (seconds), `receive_maximum`, `max_in_flight`, `max_queued`, `max_packet_size`, `stream_capacity`, `offline` (`fail`, `wait`, `queue`).
     ///
     /// # Errors
     ///
@@ -65,12 +65,16 @@ impl Options {
             "version" => match value {
                 "3.1" => self.version(Version::V31),
                 "3.1.1" | "4" => self.version(Version::V311),
-                _ => return Err(Error::invalid_options(format!("version: {value:?} is neither 3.1.1 nor 3.1"))),
+                "5" | "5.0" => self.version(Version::V5),
+                "auto" => self.version(Version::Auto),
+                _ => return Err(Error::invalid_options(format!("version: {value:?} is not 3.1, 3.1.1, 5 or auto"))),
             },
             "clean_session" => self.clean_session(parse(name, value)?),
             "keep_alive" => self.keep_alive(seconds()?),
             "connect_timeout" => self.connect_timeout(seconds()?),
             "timeout" => self.timeout(seconds()?),
+            "session_expiry" => self.session_expiry(seconds()?),
+            "receive_maximum" => self.receive_maximum(parse(name, value)?),
             "max_in_flight" => self.max_in_flight(parse(name, value)?),
             "max_queued" => self.max_queued(parse(name, value)?),
             "max_packet_size" => self.max_packet_size(parse(name, value)?),

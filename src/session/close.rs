@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Session;
 use crate::command::{self, Reply, Unfinished};
 use crate::wire::{Codec, Outbound};
+use crate::ReasonCode;
 
 #[derive(Debug)]
 pub(super) struct Closing {
@@ -68,13 +69,13 @@ impl Session {
         self.is_closing() && (self.is_overdue(now) || is_idle())
     }
 
-    pub(super) fn transmit_disconnect(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) {
+    pub(super) fn transmit_disconnect(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) {
         if !self.is_drained(now) {
             return;
         }
         if let Some(closing) = &mut self.closing {
             closing.disconnect_until = Some(now + GOODBYE);
-            codec.encode(Outbound::Disconnect, buf);
+            codec.encode(Outbound::Disconnect(ReasonCode::SUCCESS), buf);
         }
     }
 

@@ -20,7 +20,8 @@ use crate::allowance::Allowance;
 use crate::command::{Command, Notice, SubscriberKey};
 use crate::options::{Options, FAR};
 use crate::stats::Counters;
-use crate::wire::{Codec, Inbound, Outbound};
+use crate::terms::Terms;
+use crate::wire::{Codec, Inbound, Outbound, Refused};
 use crate::Error;
 
 mod close;
@@ -35,6 +36,7 @@ mod receive;
 mod request;
 mod subscribe;
 mod subscriptions;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -88,9 +90,11 @@ enum Due {
     Linger(SubscriberKey),
 }
 
-/// Whether the connection is alive: what was written to it and when it last showed a sign of life.
+/// What there is to know of the connection: what it allows, what was written to it, when it last showed a sign of life.
 #[derive(Debug)]
 struct Liveness {
+    /// What the broker allows on it.
+    terms: Arc<Terms>,
     keep_alive: KeepAlive,
     ping_due: bool,
     /// Bytes encoded for, and bytes written to, this connection.
@@ -125,7 +129,7 @@ impl Session {
             in_flight: InFlight::new(options.first_packet_id()),
             publishes: Publishes::new(allowance),
             receiving: Receiving::new(),
-            subscriptions: Subscriptions::new(notices),
+            subscriptions: Subscriptions::new(notices, options.first_identifier()),
             requests: Requests::new(),
             deadlines: Deadlines::new(),
             closing: None,
@@ -155,9 +159,12 @@ impl Session {
     }
 
     /// A CONNACK came. Without a session at the broker everything it knew of us is asked for anew.
-    pub(crate) fn handle_connected(&mut self, session_present: bool, now: Instant) {
+    pub(crate) fn handle_connected(&mut self, session_present: bool, terms: Arc<Terms>, now: Instant) {
+        // MQTT-3.2.2-21: the broker's word on the keep alive counts.
+        let keep_alive = terms.keep_alive.unwrap_or(self.limits.keep_alive);
         self.connection = Some(Liveness {
-            keep_alive: KeepAlive::new(self.limits.keep_alive, now),
+            terms,
+            keep_alive: KeepAlive::new(keep_alive, now),
             ping_due: false,
             encoded: 0,
             written: 0,
@@ -185,14 +192,18 @@ impl Session {
         match inbound {
             Inbound::Publish(incoming) => self.handle_incoming(incoming, now),
             Inbound::Oversized { qos, id, size } => self.handle_oversized(qos, id, size),
-            Inbound::PubAck { id, refused } => self.handle_puback(id, refused, now),
-            Inbound::PubRec { id, refused } => self.handle_pubrec(id, refused, now),
+            Inbound::PubAck { id, reason } => self.handle_puback(id, &reason, now),
+            Inbound::PubRec { id, reason } => self.handle_pubrec(id, &reason, now),
             Inbound::PubRel(id) => self.receiving.handle_pubrel(id),
             Inbound::PubComp(id) => self.handle_pubcomp(id, now),
-            Inbound::SubAck { id, granted } => return self.handle_suback(id, &granted, now),
-            Inbound::UnsubAck(id) => self.handle_unsuback(id),
+            Inbound::SubAck { id, granted } => return self.handle_suback(id, granted, now),
+            Inbound::UnsubAck { id, reasons } => self.handle_unsuback(id, &reasons),
             Inbound::PingResp => {}
+            Inbound::Disconnect(Refused { reason, server_reference }) => {
+                return Err(Error::disconnected(&reason).with_server_reference(server_reference))
+            }
             Inbound::ConnAck(_) => return Err(Error::protocol("the broker sent a second CONNACK")),
+            Inbound::Auth { .. } => return Err(Error::protocol("the broker sent an AUTH that nobody asked for")),
         }
         Ok(())
     }
@@ -223,7 +234,7 @@ impl Session {
     /// Encodes what may go out now, as far as the buffer should be filled. Acknowledgements first: the peer waits for
     /// them. The ping before what may never run out. Then what was in flight on the last connection, in its old order.
     /// Then SUBSCRIBE before PUBLISH, so that a request cannot overtake the filter its reply comes by.
-    pub(crate) fn poll_transmit(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) {
+    pub(crate) fn poll_transmit(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) {
         if self.connection.is_none() || self.has_said_goodbye() {
             return;
         }
@@ -234,7 +245,7 @@ impl Session {
             let sent = self.receiving.transmit(codec, buf)
                 || self.transmit_ping(codec, buf)
                 || (!overdue && self.transmit_repeated(codec, buf, now))
-                || self.transmit_filters(codec, buf)
+                || self.transmit_filters(codec, buf, now)
                 || (!overdue && self.transmit_queued(codec, buf, base.wrapping_sub(before as u64), now));
             if !sent {
                 break;
@@ -259,7 +270,7 @@ impl Session {
         self.counters.subscribers().set(self.subscriptions.subscribers.len());
     }
 
-    fn transmit_ping(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
+    fn transmit_ping(&mut self, codec: &mut Codec, buf: &mut BytesMut) -> bool {
         let due = self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.ping_due));
         if due {
             codec.encode(Outbound::PingReq, buf);
@@ -308,6 +319,11 @@ impl Session {
 
     fn is_connected(&self) -> bool {
         self.connection.is_some()
+    }
+
+    /// What the broker allows, while there is a connection.
+    fn terms(&self) -> Option<&Terms> {
+        self.connection.as_ref().map(|connection| &*connection.terms)
     }
 
     fn arm(&mut self, at: Instant, due: Due) {

@@ -15,6 +15,7 @@ use crate::allowance::{weight, Allowance, Share};
 use crate::command::{self, Reply};
 use crate::options::Offline;
 use crate::publish::Delivery;
+use crate::reason::{Reason, ReasonCode};
 use crate::wire::{self, Codec, Outbound, PacketId};
 use crate::{Error, Outcome, QoS};
 
@@ -35,6 +36,8 @@ pub(super) struct Publishes {
     calls: SlotMap<CallKey, Call>,
     /// In flight when the connection was lost; to be sent again on this one.
     repeat: VecDeque<PacketId>,
+    /// How many of them are to be: they take no room in the window yet.
+    repeating: usize,
     /// QoS 0 publishes that are encoded but not yet written.
     unwritten: VecDeque<Unwritten>,
     /// How many messages were sent, to tell their first order by.
@@ -50,10 +53,14 @@ pub(super) struct Outgoing {
     owner: Owner,
     /// After this it is not sent, and not sent again.
     deadline: Option<Instant>,
+    /// When the broker may throw it away.
+    expires: Option<Instant>,
     /// Its rank among all that were sent; 0 before that.
     rank: u64,
     /// Stands in `Publishes::repeat`. An identifier that was freed and used anew does not.
     repeat: bool,
+    /// The broker said that nobody is subscribed to its topic.
+    unmatched: bool,
     /// Held while nobody waits for it.
     share: Option<Share>,
 }
@@ -86,7 +93,20 @@ struct Unwritten {
 
 impl Outgoing {
     pub(super) fn new(publish: wire::Publish, owner: Owner, deadline: Option<Instant>) -> Self {
-        Self { publish, owner, deadline, rank: 0, repeat: false, share: None }
+        Self { publish, owner, deadline, expires: None, rank: 0, repeat: false, unmatched: false, share: None }
+    }
+
+    /// Tells the broker to throw it away after this.
+    pub(super) fn expiring(mut self, expires: Option<Instant>) -> Self {
+        self.expires = expires;
+        self
+    }
+
+    /// The packet, for the first time or again.
+    fn to_wire(&mut self, id: PacketId, dup: bool, now: Instant) -> Outbound<'_> {
+        // Rounded up, and never 0: nothing expires before its time.
+        let expiry = self.expires.map(|expires| wire::whole_seconds(expires - now).max(1));
+        Outbound::Publish { publish: &mut self.publish, id, dup, expiry }
     }
 
     fn is_expired(&self, now: Instant) -> bool {
@@ -101,6 +121,7 @@ impl Publishes {
             allowance,
             calls: SlotMap::with_key(),
             repeat: VecDeque::new(),
+            repeating: 0,
             unwritten: VecDeque::new(),
             sent: 0,
             sweep_at: MIN_SWEEP,
@@ -187,10 +208,10 @@ const MIN_SWEEP: usize = 1024;
 
 impl Session {
     pub(super) fn handle_publish(&mut self, command: command::Publish, now: Instant) {
-        let command::Publish { topic, payload, qos, retain, offline, deadline, reply, mut share } = command;
+        let command::Publish { publish, expires, offline, deadline, reply, mut share } = command;
         let connected = self.is_connected();
-        let weight = weight(&topic, &payload);
-        let mut outgoing = Outgoing::new(wire::Publish { topic, payload, qos, retain }, Owner::Nobody, deadline);
+        let weight = weight(&publish);
+        let mut outgoing = Outgoing::new(publish, Owner::Nobody, deadline).expiring(expires);
         match reply {
             None => {}
             Some(reply) if reply.is_abandoned() => return,
@@ -201,7 +222,7 @@ impl Session {
                 if share.is_none() {
                     return reply.send(Err(Error::queue_full()));
                 }
-                outgoing.deadline = None;
+                outgoing.deadline = outgoing.expires;
                 reply.send(Ok(Delivery::Queued));
             }
             Some(reply) => {
@@ -235,7 +256,7 @@ impl Session {
     /// connection.
     pub(super) fn transmit_queued(
         &mut self,
-        codec: &Codec,
+        codec: &mut Codec,
         buf: &mut BytesMut,
         written_base: u64,
         now: Instant,
@@ -245,8 +266,9 @@ impl Session {
             // A caller that waits hears of its deadline by itself; one that left after a first sending does not.
             let expired = front.is_expired(now) && matches!(owner, Owner::Nobody);
             let left = self.publishes.is_abandoned(owner);
-            let unacked = self.in_flight.len(On::Published) + self.in_flight.len(On::Released);
-            if !expired && !left && front.publish.qos != QoS::AtMostOnce && unacked >= self.limits.max_in_flight {
+            let refused = self.terms().and_then(|terms| terms.check_publish(&front.publish).err());
+            let waits = front.publish.qos != QoS::AtMostOnce && self.is_window_full();
+            if waits && !expired && !left && refused.is_none() {
                 return false;
             }
             let Some(outgoing) = self.publishes.queue.pop_front() else { return false };
@@ -254,14 +276,47 @@ impl Session {
                 if let Owner::Call(call) = owner {
                     self.publishes.calls.remove(call);
                 }
+            } else if let Some(error) = refused {
+                self.give_up(owner, error, now);
             } else if !expired {
-                return self.transmit_new(outgoing, codec, buf, written_base);
+                return self.transmit_new(outgoing, codec, buf, written_base, now);
             }
         }
         false
     }
 
-    fn transmit_new(&mut self, mut outgoing: Outgoing, codec: &Codec, buf: &mut BytesMut, written_base: u64) -> bool {
+    /// Whether as many QoS 1 and 2 publishes are unacknowledged on this connection as may be. What is still to be
+    /// repeated on it is not among them yet.
+    fn is_window_full(&self) -> bool {
+        let unacked = self.in_flight.len(On::Published) + self.in_flight.len(On::Released) - self.publishes.repeating;
+        let allowed = self.terms().map_or(usize::MAX, |terms| terms.receive_maximum.into());
+        unacked >= self.limits.max_in_flight.min(allowed)
+    }
+
+    /// This connection cannot carry a message.
+    fn give_up(&mut self, owner: Owner, error: Error, now: Instant) {
+        match owner {
+            Owner::Nobody => {
+                tracing::warn!(%error, "a message that was handed over is given up");
+                self.counters.given_up().add(1);
+            }
+            Owner::Request(request) => self.fail_request(request, error, now),
+            Owner::Call(call) => {
+                let sent = self.publishes.calls.get(call).is_some_and(|call| call.sent);
+                let outcome = if sent { Outcome::Unknown } else { Outcome::NotSent };
+                self.publishes.settle(owner, Err(error.with_outcome(outcome)));
+            }
+        }
+    }
+
+    fn transmit_new(
+        &mut self,
+        mut outgoing: Outgoing,
+        codec: &mut Codec,
+        buf: &mut BytesMut,
+        written_base: u64,
+        now: Instant,
+    ) -> bool {
         let (owner, qos) = (outgoing.owner, outgoing.publish.qos);
         let start = buf.len() as u64;
         self.publishes.sent += 1;
@@ -269,7 +324,7 @@ impl Session {
             outgoing.rank = self.publishes.sent;
         }
         if qos == QoS::AtMostOnce {
-            codec.encode(Outbound::Publish { publish: &mut outgoing.publish, id: 0, dup: false }, buf);
+            codec.encode(outgoing.to_wire(0, false, now), buf);
         } else {
             let id = match self.in_flight.insert(On::Published, Entry::Publish(outgoing)) {
                 Ok(id) => id,
@@ -282,7 +337,7 @@ impl Session {
                 Err(_) => return false,
             };
             if let Some((_, Entry::Publish(outgoing))) = self.in_flight.get_mut(id) {
-                codec.encode(Outbound::Publish { publish: &mut outgoing.publish, id, dup: false }, buf);
+                codec.encode(outgoing.to_wire(id, false, now), buf);
             }
         }
         self.counters.published().add(1);
@@ -316,21 +371,27 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_puback(&mut self, id: PacketId, refused: Option<u8>, now: Instant) {
+    pub(super) fn handle_puback(&mut self, id: PacketId, reason: &Reason, now: Instant) {
         // Some brokers answer a QoS 2 publish this way; it has arrived, so it counts as acknowledged.
         if let Some((On::Published, Entry::Publish(_))) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, refused.map_or(Ok(Delivery::Acknowledged), refuse), now);
+            let answer = match reason.code {
+                ReasonCode::NO_MATCHING_SUBSCRIBERS => Ok(Delivery::NoSubscribers),
+                _ if reason.is_failure() => refuse(reason),
+                _ => Ok(Delivery::Acknowledged),
+            };
+            self.settle_acked(id, answer, now);
         }
     }
 
-    pub(super) fn handle_pubrec(&mut self, id: PacketId, refused: Option<u8>, now: Instant) {
+    pub(super) fn handle_pubrec(&mut self, id: PacketId, reason: &Reason, now: Instant) {
         match self.in_flight.get_mut(id) {
             // A refusal ends the handshake: there is nothing to release.
-            Some((On::Published, Entry::Publish(_))) if refused.is_some() => {
-                return self.settle_acked(id, refused.map_or(Ok(Delivery::Completed), refuse), now);
+            Some((On::Published, Entry::Publish(_))) if reason.is_failure() => {
+                return self.settle_acked(id, refuse(reason), now);
             }
             Some((On::Published, Entry::Publish(outgoing))) if outgoing.publish.qos == QoS::ExactlyOnce => {
-                outgoing.repeat = false;
+                outgoing.unmatched = reason.code == ReasonCode::NO_MATCHING_SUBSCRIBERS;
+                self.publishes.repeating -= usize::from(std::mem::take(&mut outgoing.repeat));
                 self.in_flight.move_to(id, On::Released);
             }
             Some((On::Asked | On::Published, _)) => return,
@@ -341,17 +402,22 @@ impl Session {
     }
 
     pub(super) fn handle_pubcomp(&mut self, id: PacketId, now: Instant) {
-        if let Some((On::Released, _)) = self.in_flight.get_mut(id) {
-            self.settle_acked(id, Ok(Delivery::Completed), now);
-        }
+        let Some((On::Released, Entry::Publish(outgoing))) = self.in_flight.get_mut(id) else { return };
+        let delivery = if outgoing.unmatched { Delivery::NoSubscribers } else { Delivery::Completed };
+        self.settle_acked(id, Ok(delivery), now);
     }
 
     fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>, now: Instant) {
         let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) else { return };
+        self.publishes.repeating -= usize::from(outgoing.repeat);
         self.counters.acked().add(u64::from(answer.is_ok()));
         self.publishes.suspicion = Suspicion::default();
         match (outgoing.owner, answer) {
             (Owner::Request(request), Err(error)) => self.refuse_request(request, error, now),
+            (Owner::Request(request), Ok(Delivery::NoSubscribers)) => {
+                let error = Error::no_responders(&ReasonCode::NO_MATCHING_SUBSCRIBERS.into());
+                self.refuse_request(request, error.with_outcome(Outcome::Refused), now);
+            }
             (owner, answer) => self.publishes.settle(owner, answer),
         }
     }
@@ -413,7 +479,7 @@ impl Publishes {
     }
 }
 
-fn refuse(reason: u8) -> Result<Delivery, Error> {
+fn refuse(reason: &Reason) -> Result<Delivery, Error> {
     Err(Error::publish_refused(reason).with_outcome(Outcome::Refused))
 }
 

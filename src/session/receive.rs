@@ -63,7 +63,7 @@ impl Receiving {
     }
 
     /// Sends one acknowledgement. MQTT-4.6.0-2, -3, -4: in the order in which what they answer arrived.
-    pub(super) fn transmit(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
+    pub(super) fn transmit(&mut self, codec: &mut Codec, buf: &mut BytesMut) -> bool {
         let Some(ack) = self.acks.pop_front() else { return false };
         if self.acks.is_empty() && self.acks.capacity() > KEPT {
             self.acks = VecDeque::new();
@@ -110,11 +110,11 @@ impl Receiving {
 }
 
 impl Session {
-    pub(super) fn handle_incoming(&mut self, incoming: Incoming, now: Instant) {
-        let Incoming { topic, payload, qos, retain, dup, id } = incoming;
-        if self.receiving.accept(qos, id) {
+    pub(super) fn handle_incoming(&mut self, mut incoming: Incoming, now: Instant) {
+        if self.receiving.accept(incoming.qos, incoming.id) {
             self.counters.received().add(1);
-            self.deliver(&Message::new(topic, payload, qos, retain, dup), now);
+            let subscriptions = std::mem::take(&mut incoming.subscriptions);
+            self.deliver(&Message::new(incoming), &subscriptions, now);
         }
     }
 

@@ -13,7 +13,7 @@ use super::publish::{Outgoing, Owner};
 use super::queue::Place;
 use super::subscriptions::Sink;
 use super::{Due, Session};
-use crate::command::{self, Reply, RequestId, SubscriberKey};
+use crate::command::{self, Reply, RequestId, SubscriberKey, Wish};
 use crate::options::Offline;
 use crate::subscribe::Retained;
 use crate::{wire, Error, Filter, Message, Outcome, QoS};
@@ -101,7 +101,7 @@ impl Requests {
 
 impl Session {
     pub(super) fn handle_request(&mut self, command: command::Request, now: Instant) {
-        let command::Request { id, topic, payload, qos, reply_to, replies, offline, deadline, reply } = command;
+        let command::Request { id, publish, reply_to, replies, offline, deadline, reply } = command;
         if reply.is_abandoned() {
             return;
         }
@@ -115,7 +115,7 @@ impl Session {
         let request = self.requests.pending.insert(Pending {
             id,
             queue,
-            publish: Some(wire::Publish { topic, payload, qos, retain: false }),
+            publish: Some(publish),
             sent: false,
             place: None,
             offline,
@@ -139,7 +139,7 @@ impl Session {
         }
         let sink = Sink::Replies(ReplyQueue::new(filter.clone()));
         let filters = std::slice::from_ref(&filter);
-        let queue = self.subscriptions.add(sink, filters, QoS::AtLeastOnce, Retained::Ignore);
+        let queue = self.subscriptions.add(sink, filters, Wish::new(QoS::AtLeastOnce, Retained::Ignore));
         self.requests.queues.insert(filter, queue);
         queue
     }
@@ -169,7 +169,9 @@ impl Session {
             let Some(request) = queue.waiting.pop_front() else { return };
             let Some(pending) = self.requests.pending.get_mut(request) else { continue };
             let Some(publish) = pending.publish.take() else { continue };
-            let outgoing = Outgoing::new(publish, Owner::Request(request), Some(pending.deadline));
+            // A command dies with its deadline, wherever it is by then.
+            let deadline = Some(pending.deadline);
+            let outgoing = Outgoing::new(publish, Owner::Request(request), deadline).expiring(deadline);
             // The waiter stands before the message goes.
             pending.place = Some(self.publishes.push(outgoing));
             if let Some(queue) = self.queue_mut(key) {
@@ -218,10 +220,15 @@ impl Session {
         }
     }
 
-    pub(super) fn expire_request(&mut self, request: RequestKey, now: Instant) {
+    /// The request cannot be sent.
+    pub(super) fn fail_request(&mut self, request: RequestKey, error: Error, now: Instant) {
         if let Some(pending) = self.end_request(request, now) {
-            pending.fail(no_reply());
+            pending.fail(error);
         }
+    }
+
+    pub(super) fn expire_request(&mut self, request: RequestKey, now: Instant) {
+        self.fail_request(request, no_reply(), now);
     }
 
     /// The broker did not pass the message on: no reply will come.

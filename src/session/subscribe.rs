@@ -1,25 +1,75 @@
 //! SUBSCRIBE and UNSUBSCRIBE, their answers, and the way of a message to those who want it.
 
 use std::hash::BuildHasher;
+use std::iter::repeat;
 
 use bytes::BytesMut;
+use slotmap::SlotMap;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::in_flight::On;
-use super::subscriptions::{FilterKey, LinkState, Sink, Step, Subscriptions};
-use super::{Due, Entry, Session};
+use super::subscriptions::{FilterKey, LinkState, Shared, Sink, Step, Subscriptions};
+use super::{Due, Entry, Limits, Session};
 use crate::command::{self, Feed, Reply, SubscriberGuard, SubscriberKey};
 use crate::options::Offline;
-use crate::wire::{self, Codec, Outbound, PacketId};
-use crate::{Error, Message, QoS};
+use crate::reason::Reason;
+use crate::terms::Terms;
+use crate::wire::{self, Ask, Codec, Outbound, PacketId};
+use crate::{Error, Filter, Message, QoS, ReasonCode};
+
+/// The filters of one packet.
+struct Batch {
+    keys: Vec<FilterKey>,
+    asks: Vec<Ask>,
+    /// Where those with a wildcard are: filters without one cannot overlap each other.
+    wild: Vec<usize>,
+    /// The subscription identifier of all of them, if they have one.
+    identifier: Option<u32>,
+    bytes: usize,
+    max_filters: usize,
+}
 
 /// Keeps one packet well below the limits that brokers set.
 const MAX_BATCH_BYTES: usize = 32 * 1024;
 
+impl Batch {
+    fn new(limits: &Limits) -> Self {
+        let max_filters = limits.max_filters_per_subscribe;
+        Self { keys: Vec::new(), asks: Vec::new(), wild: Vec::new(), identifier: None, bytes: 0, max_filters }
+    }
+
+    /// Whether one more goes into the packet; one always does. `identifier` is the one it has, where there are such:
+    /// filters that overlap must not share one, or a message would not tell which of them it comes by.
+    fn takes(&mut self, filter: &Filter, identifier: Option<Option<u32>>) -> bool {
+        self.bytes += wire::filter_size(filter);
+        if self.keys.is_empty() {
+            self.identifier = identifier.flatten();
+            return true;
+        }
+        if self.keys.len() >= self.max_filters || self.bytes > MAX_BATCH_BYTES {
+            return false;
+        }
+        let Some(identifier) = identifier else { return true };
+        let overlaps = match filter.has_wildcard() {
+            true => self.asks.iter().any(|ask| ask.filter.overlaps(filter)),
+            false => self.wild.iter().any(|index| self.asks[*index].filter.overlaps(filter)),
+        };
+        identifier == self.identifier && !overlaps
+    }
+
+    fn push(&mut self, key: FilterKey, ask: Ask) {
+        if ask.filter.has_wildcard() || ask.filter.share_group().is_some() {
+            self.wild.push(self.asks.len());
+        }
+        self.keys.push(key);
+        self.asks.push(ask);
+    }
+}
+
 impl Session {
     pub(super) fn handle_subscribe(&mut self, command: command::Subscribe, now: Instant) {
-        let command::Subscribe { filters, qos, retained, capacity, offline, deadline, reply } = command;
+        let command::Subscribe { filters, wish, capacity, offline, deadline, reply } = command;
         if reply.is_abandoned() {
             return;
         }
@@ -30,9 +80,15 @@ impl Session {
             return reply.send(Err(Error::offline()));
         }
         self.subscriptions.sweep();
+        if let Some(filter) = self.subscriptions.conflict(&filters, wish) {
+            return reply.send(Err(Error::invalid_argument(format!(
+                "{filter} is subscribed by others of this agent with another no_local or retain_as_published: \
+                 the broker has one subscription for all of them, so use an agent of its own"
+            ))));
+        }
         let (events, first) = broadcast::channel(capacity);
         let sink = Sink::Pending { offline, events, first, reply };
-        let subscriber = self.subscriptions.add(sink, &filters, qos, retained);
+        let subscriber = self.subscriptions.add(sink, &filters, wish);
         if self.subscriptions.subscribers[subscriber].pending == 0 {
             self.establish(subscriber);
         } else {
@@ -76,68 +132,87 @@ impl Session {
     }
 
     /// Sends one SUBSCRIBE or UNSUBSCRIBE for as many of the due filters as fit.
-    pub(super) fn transmit_filters(&mut self, codec: &Codec, buf: &mut BytesMut) -> bool {
+    pub(super) fn transmit_filters(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) -> bool {
         if self.in_flight.is_full() {
             // An acknowledgement frees one.
             return false;
         }
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        let mut kind = Step::Settled;
-        while let Some(&key) = self.subscriptions.due.front() {
-            let due = self.subscriptions.filters.get(key).filter(|shared| shared.step == Step::Due);
-            let next = match due {
-                Some(shared) if shared.needs_subscribe() => Some((shared, Step::Subscribing)),
-                Some(shared) if shared.needs_unsubscribe() => Some((shared, Step::Unsubscribing)),
-                _ => None,
-            };
-            let Some((shared, step)) = next else {
-                // Forgotten, or wanted again before it was unsubscribed.
-                let is_due = due.is_some();
-                self.subscriptions.due.pop_front();
-                if is_due {
-                    self.subscriptions.settle(key);
-                }
-                continue;
-            };
-            bytes += wire::filter_size(&shared.filter);
-            if batch.is_empty() {
-                kind = step;
-            } else if kind != step || bytes > MAX_BATCH_BYTES {
-                break;
-            }
-            batch.push(key);
-            self.subscriptions.due.pop_front();
-            if batch.len() >= self.limits.max_filters_per_subscribe {
-                break;
-            }
-        }
-        match kind {
-            Step::Subscribing => self.transmit_subscribe(batch, codec, buf),
-            Step::Unsubscribing => self.transmit_unsubscribe(batch, codec, buf),
-            Step::Settled | Step::Due => false,
+        match self.next_step() {
+            Some(Step::Subscribing) => self.transmit_subscribe(codec, buf, now),
+            Some(Step::Unsubscribing) => self.transmit_unsubscribe(codec, buf),
+            Some(Step::Settled | Step::Due) | None => false,
         }
     }
 
-    fn transmit_subscribe(&mut self, batch: Vec<FilterKey>, codec: &Codec, buf: &mut BytesMut) -> bool {
-        let shared = |key: &FilterKey| &self.subscriptions.filters[*key];
-        let filters: Vec<_> = batch.iter().map(|key| (shared(key).filter.clone(), shared(key).wanted())).collect();
-        for (key, (_, qos)) in batch.iter().zip(&filters) {
-            self.subscriptions.filters[*key].handle_asked(*qos);
+    /// What the first of the due filters needs. Those that need nothing any more are taken out.
+    fn next_step(&mut self) -> Option<Step> {
+        while let Some(&key) = self.subscriptions.due.front() {
+            match self.subscriptions.filters.get(key).filter(|shared| shared.step == Step::Due) {
+                Some(shared) if shared.needs_subscribe() => return Some(Step::Subscribing),
+                Some(shared) if shared.needs_unsubscribe() => return Some(Step::Unsubscribing),
+                due => {
+                    // Forgotten, or wanted again before it was unsubscribed.
+                    let is_due = due.is_some();
+                    self.subscriptions.due.pop_front();
+                    if is_due {
+                        self.subscriptions.settle(key);
+                    }
+                }
+            }
         }
-        let Ok(id) = self.in_flight.insert(On::Asked, Entry::Subscribe(batch)) else { return false };
-        codec.encode(Outbound::Subscribe { id, filters: &filters }, buf);
+        None
+    }
+
+    fn transmit_subscribe(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) -> bool {
+        let has_identifiers = self.terms().is_some_and(Terms::has_identifiers);
+        let mut batch = Batch::new(&self.limits);
+        while self.next_step() == Some(Step::Subscribing) {
+            let Some(&key) = self.subscriptions.due.front() else { break };
+            let shared = &self.subscriptions.filters[key];
+            let ask = shared.ask();
+            let refused = self.terms().and_then(|terms| terms.check_filter(&ask).err());
+            if refused.is_none() && !batch.takes(&ask.filter, has_identifiers.then_some(shared.identifier)) {
+                break;
+            }
+            self.subscriptions.due.pop_front();
+            self.subscriptions.filters[key].handle_asked(ask.qos);
+            if let Some(error) = refused {
+                self.subscriptions.filters[key].step = Step::Settled;
+                self.handle_refused(key, &error, now);
+                self.subscriptions.settle(key);
+                continue;
+            }
+            batch.push(key, ask);
+        }
+        let Batch { keys, asks, identifier, .. } = batch;
+        if keys.is_empty() {
+            return false;
+        }
+        let identifier = has_identifiers.then(|| identifier.unwrap_or_else(|| self.subscriptions.new_identifier()));
+        for key in &keys {
+            self.subscriptions.filters[*key].identifier = identifier;
+        }
+        let Ok(id) = self.in_flight.insert(On::Asked, Entry::Subscribe(keys)) else { return false };
+        codec.encode(Outbound::Subscribe { id, identifier, filters: &asks }, buf);
         true
     }
 
-    fn transmit_unsubscribe(&mut self, batch: Vec<FilterKey>, codec: &Codec, buf: &mut BytesMut) -> bool {
-        let filters: Vec<_> = batch.iter().map(|key| self.subscriptions.filters[*key].filter.clone()).collect();
-        for key in &batch {
-            let shared = &mut self.subscriptions.filters[*key];
+    fn transmit_unsubscribe(&mut self, codec: &mut Codec, buf: &mut BytesMut) -> bool {
+        let mut batch = Batch::new(&self.limits);
+        let mut filters = Vec::new();
+        while self.next_step() == Some(Step::Unsubscribing) {
+            let Some(&key) = self.subscriptions.due.front() else { break };
+            let shared = &mut self.subscriptions.filters[key];
+            if !batch.takes(&shared.filter, None) {
+                break;
+            }
+            self.subscriptions.due.pop_front();
             shared.step = Step::Unsubscribing;
             shared.granted = None;
+            filters.push(shared.filter.clone());
+            batch.keys.push(key);
         }
-        let Ok(id) = self.in_flight.insert(On::Asked, Entry::Unsubscribe(batch)) else { return false };
+        let Ok(id) = self.in_flight.insert(On::Asked, Entry::Unsubscribe(batch.keys)) else { return false };
         codec.encode(Outbound::Unsubscribe { id, filters: &filters }, buf);
         true
     }
@@ -152,7 +227,12 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_suback(&mut self, id: PacketId, granted: &[Option<QoS>], now: Instant) -> Result<(), Error> {
+    pub(super) fn handle_suback(
+        &mut self,
+        id: PacketId,
+        granted: Vec<Result<QoS, Reason>>,
+        now: Instant,
+    ) -> Result<(), Error> {
         let Some((_, Entry::Subscribe(batch))) = self.in_flight.get_mut(id) else { return Ok(()) };
         if batch.len() != granted.len() {
             // The connection ends by this; the next one asks again.
@@ -162,8 +242,12 @@ impl Session {
         for (key, granted) in batch.into_iter().zip(granted) {
             self.subscriptions.filters[key].step = Step::Settled;
             match granted {
-                Some(qos) => self.handle_granted(key, *qos, now),
-                None => self.handle_refused(key, now),
+                Ok(qos) => self.handle_granted(key, qos, now),
+                Err(reason) => {
+                    let filter = &self.subscriptions.filters[key].filter;
+                    let error = Error::subscribe_refused(filter.as_str(), &reason);
+                    self.handle_refused(key, &error, now);
+                }
             }
             self.subscriptions.settle(key);
         }
@@ -204,9 +288,8 @@ impl Session {
         }
     }
 
-    fn handle_refused(&mut self, key: FilterKey, now: Instant) {
+    fn handle_refused(&mut self, key: FilterKey, error: &Error, now: Instant) {
         let shared = &mut self.subscriptions.filters[key];
-        let error = Error::subscribe_refused(shared.filter.as_str());
         shared.asked = shared.granted;
         let mut refused = Vec::new();
         for link in &mut shared.links {
@@ -220,17 +303,18 @@ impl Session {
             match self.subscriptions.subscribers.get(subscriber).map(|entry| &entry.sink) {
                 Some(Sink::Pending { .. }) => self.fail_subscriber(subscriber, error.clone()),
                 Some(Sink::Stream(events)) => drop(events.send(Err(error.clone()))),
-                Some(Sink::Replies(_)) => self.refuse_requests(subscriber, &error, now),
+                Some(Sink::Replies(_)) => self.refuse_requests(subscriber, error, now),
                 None => {}
             }
         }
     }
 
-    pub(super) fn handle_unsuback(&mut self, id: PacketId) {
+    pub(super) fn handle_unsuback(&mut self, id: PacketId, reasons: &[ReasonCode]) {
         let Some((_, Entry::Unsubscribe(_))) = self.in_flight.get_mut(id) else { return };
         let Some(Entry::Unsubscribe(batch)) = self.in_flight.remove(id) else { return };
-        for key in batch {
-            self.subscriptions.filters[key].handle_unsubscribed();
+        // Before MQTT 5 there are no reasons: it always succeeds.
+        for (key, reason) in batch.into_iter().zip(reasons.iter().copied().chain(repeat(ReasonCode::SUCCESS))) {
+            self.subscriptions.filters[key].handle_unsubscribed(reason);
             self.subscriptions.settle(key);
         }
     }
@@ -261,15 +345,20 @@ impl Session {
         }
     }
 
-    /// Hands a message to each subscriber that wants it, once.
-    pub(super) fn deliver(&mut self, message: &Message, now: Instant) {
-        let Subscriptions { router, filters, subscribers, delivery, answered, hasher, .. } = &mut self.subscriptions;
+    /// Hands a message to each subscriber that wants it, once. `identifiers` name the filters this copy of it is for,
+    /// where the broker tells.
+    pub(super) fn deliver(&mut self, message: &Message, identifiers: &[usize], now: Instant) {
+        let Subscriptions { router, filters, subscribers, delivery, matched, answered, hasher, .. } =
+            &mut self.subscriptions;
         *delivery += 1;
         let topic = if message.is_retained() { hasher.hash_one(message.topic().as_str()) } else { 0 };
         let mut claimed = false;
-        router.for_each_match(message.topic().as_str(), |key| {
-            for link in filters.get_mut(*key).into_iter().flat_map(|shared| &mut shared.links) {
-                if !link.accepts(message, topic) {
+        router.for_each_match(message.topic().as_str(), |key| matched.push(*key));
+        keep_named(matched, identifiers, filters);
+        for key in matched.drain(..) {
+            let Some(shared) = filters.get_mut(key) else { continue };
+            for link in &mut shared.links {
+                if !shared.retain_as_published && !link.accepts(message, topic) {
                     continue;
                 }
                 let Some(subscriber) = subscribers.get_mut(link.subscriber) else { continue };
@@ -283,13 +372,28 @@ impl Session {
                     Sink::Replies(_) => answered.push(link.subscriber),
                 }
             }
-        });
+        }
         if !claimed {
             self.counters.unclaimed().add(1);
         }
         while let Some(subscriber) = self.subscriptions.answered.pop() {
             self.handle_reply(subscriber, message, now);
         }
+    }
+}
+
+/// Of several filters that match, a broker may send a copy for each: then each copy is for its own. Where none is named
+/// the copy was on its way for an earlier process with this session, whose identifiers say nothing here.
+fn keep_named(matched: &mut Vec<FilterKey>, identifiers: &[usize], filters: &SlotMap<FilterKey, Shared>) {
+    if identifiers.is_empty() || matched.len() < 2 {
+        return;
+    }
+    let is_named = |key: &FilterKey| {
+        let identifier = filters.get(*key).and_then(|shared| shared.identifier);
+        identifier.is_some_and(|identifier| identifiers.contains(&(identifier as usize)))
+    };
+    if matched.iter().any(is_named) {
+        matched.retain(is_named);
     }
 }
 

@@ -6,17 +6,18 @@
 //! that is missing.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use slotmap::SlotMap;
 use tokio::sync::{broadcast, mpsc};
 
 use super::request::ReplyQueue;
-use crate::command::{Event, Feed, Notice, Reply, SubscriberKey};
+use crate::command::{Event, Feed, Notice, Reply, SubscriberKey, Wish};
 use crate::options::Offline;
 use crate::router::Router;
 use crate::subscribe::Retained;
-use crate::{Filter, Message, QoS};
+use crate::wire::Ask;
+use crate::{Error, Filter, Message, QoS, ReasonCode};
 
 slotmap::new_key_type! {
     pub(super) struct FilterKey;
@@ -31,12 +32,15 @@ pub(super) struct Subscriptions {
     pub(super) due: VecDeque<FilterKey>,
     /// Numbers the deliveries, so that one reaches a subscriber once however many of its filters match.
     pub(super) delivery: u64,
-    /// Kept between deliveries for its memory only.
+    /// Kept between deliveries for their memory only.
+    pub(super) matched: Vec<FilterKey>,
     pub(super) answered: Vec<SubscriberKey>,
     pub(super) hasher: Hasher,
     pub(super) notices: mpsc::UnboundedSender<Notice>,
     /// The number of subscribers at which those whose callers left are swept out.
     sweep_at: usize,
+    /// The subscription identifier of the next SUBSCRIBE.
+    next_identifier: u32,
 }
 
 /// One filter, shared by all subscribers that want it.
@@ -49,6 +53,11 @@ pub(super) struct Shared {
     /// The QoS of the SUBACK, if the broker does hold it.
     pub(super) granted: Option<QoS>,
     pub(super) step: Step,
+    pub(super) no_local: bool,
+    pub(super) retain_as_published: bool,
+    /// What messages by it carry, where the broker has such identifiers. It stays the same when the filter is asked for
+    /// again, because what comes meanwhile may carry the one or the other.
+    pub(super) identifier: Option<u32>,
     /// Callers that wait for the UNSUBACK.
     leaving: Vec<Arc<Farewell>>,
 }
@@ -150,12 +159,15 @@ pub(super) enum Sink {
 
 /// Shared by the filters that a caller of `unsubscribe` waits for: the last to go drops it, and that answers.
 #[derive(Debug)]
-struct Farewell(Option<Reply<()>>);
+struct Farewell {
+    reply: Option<Reply<()>>,
+    refused: OnceLock<Error>,
+}
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        if let Some(reply) = self.0.take() {
-            reply.send(Ok(()));
+        if let Some(reply) = self.reply.take() {
+            reply.send(self.refused.take().map_or(Ok(()), Err));
         }
     }
 }
@@ -164,24 +176,43 @@ impl Farewell {
     /// Answers "closed" if this was the last share.
     fn fail(self: Arc<Self>) {
         if let Some(mut farewell) = Arc::into_inner(self) {
-            drop(farewell.0.take());
+            drop(farewell.reply.take());
         }
     }
 }
 
 impl Subscriptions {
-    pub(super) fn new(notices: mpsc::UnboundedSender<Notice>) -> Self {
+    pub(super) fn new(notices: mpsc::UnboundedSender<Notice>, first_identifier: u32) -> Self {
         Self {
             router: Router::new(),
             filters: SlotMap::with_key(),
             subscribers: SlotMap::with_key(),
             due: VecDeque::new(),
             delivery: 0,
+            matched: Vec::new(),
             answered: Vec::new(),
             hasher: Hasher::default(),
             notices,
             sweep_at: MIN_SWEEP,
+            next_identifier: first_identifier,
         }
+    }
+
+    /// A subscription identifier, each of which is as good as unused: there are 268,435,455 (MQTT 5, section 3.8.2.1.2).
+    pub(super) fn new_identifier(&mut self) -> u32 {
+        const LARGEST: u32 = 268_435_455;
+        let identifier = self.next_identifier;
+        self.next_identifier = identifier % LARGEST + 1;
+        identifier
+    }
+
+    /// The filter that others subscribe in a way that does not go together with this wish: the broker has one
+    /// subscription of it for all.
+    pub(super) fn conflict<'f>(&self, filters: &'f [Filter], wish: Wish) -> Option<&'f Filter> {
+        filters.iter().find(|filter| {
+            let shared = self.router.get(filter).and_then(|key| self.filters.get(*key));
+            shared.is_some_and(|shared| !shared.links.is_empty() && shared.differs(wish))
+        })
     }
 
     pub(super) fn contains(&self, subscriber: SubscriberKey) -> bool {
@@ -214,28 +245,29 @@ impl Subscriptions {
         self.sweep_at = (2 * self.subscribers.len()).max(MIN_SWEEP);
     }
 
-    pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], qos: QoS, retained: Retained) -> SubscriberKey {
+    pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], wish: Wish) -> SubscriberKey {
         let keys = Vec::with_capacity(filters.len());
         let subscriber = self.subscribers.insert(Subscriber { sink, filters: keys, pending: 0, delivery: 0 });
         for filter in filters {
-            self.link(subscriber, filter, qos, retained);
+            self.link(subscriber, filter, wish);
         }
         subscriber
     }
 
-    fn link(&mut self, subscriber: SubscriberKey, filter: &Filter, qos: QoS, retained: Retained) {
+    fn link(&mut self, subscriber: SubscriberKey, filter: &Filter, wish: Wish) {
         let Self { router, filters, .. } = self;
         let key = *router.get_or_insert_with(filter, || filters.insert(Shared::new(filter.clone())));
         let shared = &mut self.filters[key];
         if shared.links.iter().any(|link| link.subscriber == subscriber) {
             return; // The same filter twice in one call.
         }
-        let state = shared.join(qos, retained);
+        let state = shared.join(wish);
         if shared.step != Step::Unsubscribing {
             // There will be no UNSUBACK to wait for.
             shared.leaving.clear();
         }
         let established = state == LinkState::Ready;
+        let Wish { qos, retained, .. } = wish;
         shared.links.push(Link { subscriber, qos, retained, state, established, window: Window::Closed });
         let entry = &mut self.subscribers[subscriber];
         entry.filters.push(key);
@@ -248,7 +280,7 @@ impl Subscriptions {
     /// Ends a subscriber; what nobody wants any more will be unsubscribed. `reply` is answered when the broker has
     /// confirmed that.
     pub(super) fn remove(&mut self, key: SubscriberKey, reply: Option<Reply<()>>) -> Option<Subscriber> {
-        let farewell = reply.map(|reply| Arc::new(Farewell(Some(reply))));
+        let farewell = reply.map(|reply| Arc::new(Farewell { reply: Some(reply), refused: OnceLock::new() }));
         let subscriber = self.subscribers.remove(key)?;
         for filter in &subscriber.filters {
             let Some(shared) = self.filters.get_mut(*filter) else { continue };
@@ -321,6 +353,9 @@ impl Shared {
             asked: None,
             granted: None,
             step: Step::Settled,
+            no_local: false,
+            retain_as_published: false,
+            identifier: None,
             leaving: Vec::new(),
         }
     }
@@ -329,9 +364,17 @@ impl Shared {
         self.links.iter().any(|link| link.subscriber == subscriber && link.state == LinkState::Ready)
     }
 
+    fn differs(&self, wish: Wish) -> bool {
+        (self.no_local, self.retain_as_published) != (wish.no_local, wish.retain_as_published)
+    }
+
     /// The state of a new link: ready if the broker already holds all it wants.
-    fn join(&self, qos: QoS, retained: Retained) -> LinkState {
-        if self.asked.is_none_or(|asked| asked < qos) || retained.needs_subscribe() {
+    fn join(&mut self, wish: Wish) -> LinkState {
+        // Only if nobody else is there, see `conflict`.
+        let is_changed = self.differs(wish);
+        self.no_local = wish.no_local;
+        self.retain_as_published = wish.retain_as_published;
+        if is_changed || self.asked.is_none_or(|asked| asked < wish.qos) || wish.retained.needs_subscribe() {
             LinkState::Waiting
         } else if self.granted.is_some() {
             LinkState::Ready
@@ -348,6 +391,18 @@ impl Shared {
 
     pub(super) fn needs_unsubscribe(&self) -> bool {
         self.links.is_empty() && self.asked.is_some()
+    }
+
+    /// What to ask for now.
+    pub(super) fn ask(&self) -> Ask {
+        let waiting = |link: &&Link| link.state == LinkState::Waiting;
+        Ask {
+            filter: self.filter.clone(),
+            qos: self.wanted(),
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+            retained: self.links.iter().filter(waiting).any(|link| link.retained.wants_any()),
+        }
     }
 
     /// The QoS to ask for: the highest wanted; never lower than what is held, so that nobody loses by a newcomer.
@@ -378,16 +433,23 @@ impl Shared {
         }
     }
 
-    pub(super) fn handle_unsubscribed(&mut self) {
+    pub(super) fn handle_unsubscribed(&mut self, reason: ReasonCode) {
         self.step = Step::Settled;
         self.asked = None;
-        self.leaving.clear();
+        for farewell in self.leaving.drain(..) {
+            if reason.is_failure() {
+                let error = Error::unsubscribe_refused(self.filter.as_str(), &reason.into());
+                // The first refusal is the one told.
+                let _ = farewell.refused.set(error);
+            }
+        }
     }
 
     /// The broker holds nothing of this.
     pub(super) fn handle_session_lost(&mut self) {
         self.asked = None;
         self.granted = None;
+        self.identifier = None;
         for link in &mut self.links {
             link.state = LinkState::Waiting;
         }

@@ -6,29 +6,50 @@ use bytes::{Buf, Bytes};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::*;
-use crate::command::{Close, Feed, Publish, Reply, Request, RequestId, Subscribe, Unfinished};
+use crate::command::{Close, Feed, Publish, Reply, Request, RequestId, Subscribe, Unfinished, Wish};
 use crate::options::Offline;
 use crate::publish::Delivery;
+use crate::reason::{Reason, ReasonCode};
 use crate::subscribe::Retained;
-use crate::wire::peer::{decode_client_packet, Sent};
-use crate::wire::{Incoming, PacketId, Version};
-use crate::{Filter, Message, QoS, Topic};
+use crate::terms::Version;
+use crate::wire::peer::{decode_client_packet, plain, Carried, Sent};
+use crate::wire::{self, Incoming, PacketId};
+use crate::{Filter, Message, Outcome, Properties, QoS, Topic};
 
-mod closing;
-mod model;
-mod publishing;
-mod receiving;
-mod requesting;
-mod subscribing;
-mod timing;
+mod mqtt5;
+
+/// The tests of what every version does, for one of them.
+macro_rules! suite {
+    ($name:ident, $level:literal) => {
+        #[path = "tests"]
+        mod $name {
+            use super::*;
+
+            type Bench = super::Bench<$level>;
+
+            mod closing;
+            mod model;
+            mod publishing;
+            mod receiving;
+            mod requesting;
+            mod subscribing;
+            mod timing;
+        }
+    };
+}
+
+suite!(v311, 4);
+suite!(v5, 5);
 
 type Answer<T> = oneshot::Receiver<Result<T, Error>>;
 
-/// A session, its clock, and its connection up to the socket.
-struct Bench {
+/// A session, its clock, and its connection up to the socket, which speaks a version of this level.
+struct Bench<const LEVEL: u8> {
     session: Session,
     codec: Codec,
     output: BytesMut,
+    /// What the packets sent so far carried of MQTT 5.
+    carried: Vec<Carried>,
     /// The packets in `output`, each with the bytes of it that are still there.
     unwritten: VecDeque<(Sent, usize)>,
     now: Instant,
@@ -39,7 +60,9 @@ struct Bench {
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(3600);
 
-impl Bench {
+impl<const LEVEL: u8> Bench<LEVEL> {
+    const VERSION: Version = if LEVEL == 5 { Version::V5 } else { Version::V311 };
+
     fn new() -> Self {
         Self::with(|options| options)
     }
@@ -47,12 +70,13 @@ impl Bench {
     fn with(change: impl FnOnce(Options) -> Options) -> Self {
         let (notices, notices_in) = mpsc::unbounded_channel();
         // Long silences are the subject of few tests.
-        let options = change(Options::new("localhost").keep_alive(Duration::ZERO));
+        let options = change(Options::new("localhost").version(Self::VERSION).keep_alive(Duration::ZERO));
         let allowance = Arc::new(crate::allowance::Allowance::new(options.max_queued, options.max_queued_bytes));
         Self {
             session: Session::new(&options, Arc::default(), allowance, notices),
-            codec: Codec::new(Version::V311, 1 << 20),
+            codec: Codec::new(Self::VERSION, 1 << 20),
             output: BytesMut::new(),
+            carried: Vec::new(),
             unwritten: VecDeque::new(),
             now: Instant::now(),
             notices: notices_in,
@@ -67,7 +91,12 @@ impl Bench {
     }
 
     fn connect(&mut self, session_present: bool) {
-        self.session.handle_connected(session_present, self.now);
+        self.connect_with(session_present, |terms| terms);
+    }
+
+    fn connect_with(&mut self, session_present: bool, change: impl FnOnce(Terms) -> Terms) {
+        let terms = change(Terms::implied(Self::VERSION, "c"));
+        self.session.handle_connected(session_present, Arc::new(terms), self.now);
     }
 
     fn lose_connection(&mut self) {
@@ -98,17 +127,8 @@ impl Bench {
         offline: Offline,
         deadline: Option<Instant>,
     ) {
-        let topic = Topic::new("t").unwrap();
-        self.command(Command::Publish(Publish {
-            topic,
-            payload,
-            qos,
-            retain: false,
-            offline,
-            deadline,
-            reply,
-            share: None,
-        }));
+        let publish = wire_publish("t", payload, qos);
+        self.command(Command::Publish(Publish { publish, expires: None, offline, deadline, reply, share: None }));
     }
 
     fn subscribe(&mut self, filters: &[&str]) -> Answer<Feed> {
@@ -122,8 +142,8 @@ impl Bench {
     fn subscribe_within(&mut self, filters: &[&str], qos: QoS, retained: Retained, timeout: Duration) -> Answer<Feed> {
         let (reply, answer) = Reply::channel();
         let filters = filters.iter().map(|filter| Filter::new(*filter).unwrap()).collect();
-        let (offline, deadline) = (Offline::Wait, self.now + timeout);
-        self.command(Command::Subscribe(Subscribe { filters, qos, retained, capacity: 16, offline, deadline, reply }));
+        let (wish, offline, deadline) = (Wish::new(qos, retained), Offline::Wait, self.now + timeout);
+        self.command(Command::Subscribe(Subscribe { filters, wish, capacity: 16, offline, deadline, reply }));
         answer
     }
 
@@ -144,9 +164,7 @@ impl Bench {
         let id = RequestId(self.requests);
         let request = Request {
             id,
-            topic: Topic::new("q").unwrap(),
-            payload: payload.to_owned().into(),
-            qos: QoS::AtLeastOnce,
+            publish: wire_publish("q", payload.to_owned().into(), QoS::AtLeastOnce),
             reply_to: Filter::new(reply_to).unwrap(),
             replies,
             offline,
@@ -174,12 +192,13 @@ impl Bench {
     /// Encodes what may go out; all of it is whole packets.
     fn transmit(&mut self) -> Vec<Sent> {
         let before = self.output.len();
-        self.session.poll_transmit(&self.codec, &mut self.output, self.now);
+        self.session.poll_transmit(&mut self.codec, &mut self.output, self.now);
         let mut fresh = BytesMut::from(&self.output[before..]);
         let mut packets = Vec::new();
         loop {
             let before = fresh.len();
-            let Some(packet) = decode_client_packet(&mut fresh) else { break };
+            let Some((packet, carried)) = decode_client_packet(Self::VERSION, &mut fresh) else { break };
+            self.carried.push(carried);
             self.unwritten.push_back((packet.clone(), before - fresh.len()));
             packets.push(packet);
         }
@@ -232,7 +251,17 @@ impl Bench {
     }
 
     fn grant(&mut self, id: PacketId, granted: &[QoS]) {
-        self.receive(Inbound::SubAck { id, granted: granted.iter().copied().map(Some).collect() });
+        self.receive(Inbound::SubAck { id, granted: granted.iter().copied().map(Ok).collect() });
+    }
+
+    /// Sends what may go out, and grants what it asks for.
+    fn grant_all(&mut self) {
+        for packet in self.sent() {
+            if let Sent::Subscribe(id, filters) = packet {
+                let granted: Vec<_> = filters.into_iter().map(|(_, qos)| qos).collect();
+                self.grant(id, &granted);
+            }
+        }
     }
 
     /// Moves the clock, stopping wherever the session wants to be asked.
@@ -261,9 +290,29 @@ impl Bench {
     }
 }
 
+fn puback(id: PacketId) -> Inbound {
+    Inbound::PubAck { id, reason: Reason::default() }
+}
+
+fn pubrec(id: PacketId) -> Inbound {
+    Inbound::PubRec { id, reason: Reason::default() }
+}
+
+fn unsuback(id: PacketId) -> Inbound {
+    Inbound::UnsubAck { id, reasons: Vec::new() }
+}
+
+fn refused() -> Result<QoS, Reason> {
+    Err(ReasonCode::UNSPECIFIED_ERROR.into())
+}
+
 fn incoming(topic: &str, payload: &str, qos: QoS, id: PacketId) -> Inbound {
     let (topic, payload) = (Topic::new(topic).unwrap(), Bytes::from(payload.to_owned()));
-    Inbound::Publish(Incoming { topic, payload, qos, retain: false, dup: false, id })
+    Inbound::Publish(plain(topic, payload, qos, id))
+}
+
+fn wire_publish(topic: &str, payload: Bytes, qos: QoS) -> wire::Publish {
+    wire::Publish { topic: Topic::new(topic).unwrap(), payload, qos, retain: false, properties: None }
 }
 
 /// What a client sends for a message of [`Bench::publish`].

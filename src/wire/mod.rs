@@ -3,24 +3,22 @@
 //! A version file translates between these words and the codec's packets and does nothing else; only this folder
 //! knows the codec crate.
 
-use bytes::{Buf, Bytes, BytesMut};
+use std::time::Duration;
 
-use crate::{Error, Filter, QoS, Refusal, Topic};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::properties::Properties;
+use crate::reason::{Reason, ReasonCode};
+use crate::terms::{Terms, Version};
+use crate::{Error, Filter, QoS, Topic};
+
+mod alias;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod peer;
 mod v4;
+mod v5;
 
-/// The versions of MQTT an agent can speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Version {
-    /// MQTT 3.1 (protocol name `MQIsdp`, level 3): client identifiers of 1 to 23 characters.
-    V31,
-    /// MQTT 3.1.1 (level 4).
-    #[default]
-    V311,
-}
+use alias::{Assigned, Known};
 
 /// Nonzero where it stands for a packet that carries one.
 pub(crate) type PacketId = u16;
@@ -32,18 +30,32 @@ pub(crate) struct Publish {
     pub(crate) payload: Bytes,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
+    /// None rather than empty ones.
+    pub(crate) properties: Option<Box<Properties>>,
 }
 
-/// The first packet of a connection.
+/// The first packet of a connection. From `session_expiry` on only MQTT 5 has a place for it.
 #[derive(Debug)]
 pub(crate) struct Connect<'a> {
     pub(crate) client_id: &'a str,
+    /// MQTT 5: clean start.
     pub(crate) clean_session: bool,
     /// Seconds; 0 switches it off.
     pub(crate) keep_alive: u16,
     pub(crate) username: Option<&'a str>,
     pub(crate) password: Option<&'a str>,
     pub(crate) last_will: Option<&'a Publish>,
+    /// Seconds.
+    pub(crate) will_delay: u32,
+    /// Seconds; `u32::MAX` is for ever.
+    pub(crate) session_expiry: u32,
+    pub(crate) receive_maximum: u16,
+    pub(crate) maximum_packet_size: u32,
+    pub(crate) topic_alias_maximum: u16,
+    pub(crate) request_response_information: bool,
+    pub(crate) user_properties: &'a [(String, String)],
+    /// The method, and the data to begin with.
+    pub(crate) authentication: Option<(&'a str, Bytes)>,
 }
 
 /// What the session wants on the wire.
@@ -54,6 +66,8 @@ pub(crate) enum Outbound<'a> {
         publish: &'a mut Publish,
         id: PacketId,
         dup: bool,
+        /// Seconds until the broker may throw it away.
+        expiry: Option<u32>,
     },
     PubAck(PacketId),
     PubRec(PacketId),
@@ -61,20 +75,34 @@ pub(crate) enum Outbound<'a> {
     PubComp(PacketId),
     Subscribe {
         id: PacketId,
-        filters: &'a [(Filter, QoS)],
+        /// What messages by these filters will carry; MQTT 5 only.
+        identifier: Option<u32>,
+        filters: &'a [Ask],
     },
     Unsubscribe {
         id: PacketId,
         filters: &'a [Filter],
     },
     PingReq,
-    Disconnect,
+    /// Before MQTT 5 it is always the normal end.
+    Disconnect(ReasonCode),
+}
+
+/// One filter of a SUBSCRIBE. Before MQTT 5 there is nothing but its QoS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) filter: Filter,
+    pub(crate) qos: QoS,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    /// Whether the retained messages are to be sent.
+    pub(crate) retained: bool,
 }
 
 /// What came from the wire.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Inbound {
-    ConnAck(Result<ConnAck, Refusal>),
+    ConnAck(Result<Box<ConnAck>, Box<Refused>>),
     Publish(Incoming),
     /// A PUBLISH over the agent's limit, its payload thrown away unread.
     Oversized {
@@ -82,29 +110,49 @@ pub(crate) enum Inbound {
         id: PacketId,
         size: usize,
     },
-    /// `refused` is a reason code of MQTT 5; some brokers send one to clients of any version.
+    /// The reason belongs to MQTT 5; some brokers send one to clients of any version.
     PubAck {
         id: PacketId,
-        refused: Option<u8>,
+        reason: Reason,
     },
     PubRec {
         id: PacketId,
-        refused: Option<u8>,
+        reason: Reason,
     },
     PubRel(PacketId),
     PubComp(PacketId),
     /// One grant or refusal per filter, in the order asked.
     SubAck {
         id: PacketId,
-        granted: Vec<Option<QoS>>,
+        granted: Vec<Result<QoS, Reason>>,
     },
-    UnsubAck(PacketId),
+    /// One reason per filter, in the order asked; none before MQTT 5, where it always succeeds.
+    UnsubAck {
+        id: PacketId,
+        reasons: Vec<ReasonCode>,
+    },
     PingResp,
+    Disconnect(Refused),
+    Auth {
+        code: ReasonCode,
+        data: Option<Bytes>,
+    },
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ConnAck {
     pub(crate) session_present: bool,
+    /// Its client identifier is empty if the broker assigned none.
+    pub(crate) terms: Terms,
+    /// The last word of an authentication.
+    pub(crate) authentication_data: Option<Bytes>,
+}
+
+/// Why the broker does not want the connection, or not any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) reason: Reason,
+    pub(crate) server_reference: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -116,6 +164,9 @@ pub(crate) struct Incoming {
     pub(crate) dup: bool,
     /// 0 at QoS 0.
     pub(crate) id: PacketId,
+    pub(crate) properties: Option<Box<Properties>>,
+    /// The identifiers of the subscriptions it comes by, where there are such.
+    pub(crate) subscriptions: Vec<usize>,
 }
 
 /// The largest remaining length the protocol can express (MQTT 3.1.1, table 2.4).
@@ -124,6 +175,8 @@ pub(crate) const MAX_REMAINING_LENGTH: usize = 268_435_455;
 /// The longest answer to anything we send is a SUBACK: a byte for each filter, of which no more than some thousand go
 /// into one SUBSCRIBE.
 const MAX_ANSWER: usize = 10 * 1024;
+/// The same where a broker may add a sentence and some properties, of at most 64 KiB each.
+const MAX_ANSWER_V5: usize = 256 * 1024;
 
 /// Turns words into bytes and back, for one connection.
 #[derive(Debug)]
@@ -132,22 +185,50 @@ pub(crate) struct Codec {
     max_incoming: usize,
     /// Bytes of an oversized packet that are still to be thrown away.
     skip: usize,
+    /// Topic aliases, by direction.
+    known: Known,
+    assigned: Assigned,
 }
 
 impl Codec {
     /// `max_incoming` bounds the remaining length of a PUBLISH, in bytes, and so what a peer can make us hold.
+    /// [`Version::Auto`] is spoken as its first choice.
     pub(crate) fn new(version: Version, max_incoming: usize) -> Self {
-        Self { version, max_incoming, skip: 0 }
+        Self { version, max_incoming, skip: 0, known: Known::default(), assigned: Assigned::default() }
     }
 
-    pub(crate) fn encode_connect(&self, connect: &Connect<'_>, buf: &mut BytesMut) {
-        v4::encode_connect(self.version, connect, buf);
+    fn is_v5(&self) -> bool {
+        matches!(self.version, Version::V5 | Version::Auto)
+    }
+
+    pub(crate) fn encode_connect(&mut self, connect: &Connect<'_>, buf: &mut BytesMut) {
+        if self.is_v5() {
+            self.known = Known::new(connect.topic_alias_maximum);
+            v5::encode_connect(connect, buf);
+        } else {
+            v4::encode_connect(self.version, connect, buf);
+        }
+    }
+
+    /// Lets topics that come again be sent as so many aliases at most.
+    pub(crate) fn assign_aliases(&mut self, maximum: u16) {
+        self.assigned = Assigned::new(maximum);
+    }
+
+    /// A step of an authentication, which only MQTT 5 has.
+    pub(crate) fn encode_auth(&self, method: &str, data: Bytes, buf: &mut BytesMut) {
+        debug_assert!(self.is_v5());
+        v5::encode_auth(method, data, buf);
     }
 
     /// The words were checked when they were accepted (see [`publish_size`] and the constructors of topics and
     /// filters), so encoding them cannot fail.
-    pub(crate) fn encode(&self, outbound: Outbound<'_>, buf: &mut BytesMut) {
-        v4::encode(outbound, buf);
+    pub(crate) fn encode(&mut self, outbound: Outbound<'_>, buf: &mut BytesMut) {
+        if self.is_v5() {
+            v5::encode(outbound, &mut self.assigned, buf);
+        } else {
+            v4::encode(outbound, buf);
+        }
     }
 
     /// Takes the next packet out of `buf`, or None until more bytes are there.
@@ -164,13 +245,18 @@ impl Codec {
         if frame.kind() == PUBLISH && frame.remaining > self.max_incoming {
             return self.skip_oversized(frame, buf);
         }
-        if frame.kind() != PUBLISH && frame.remaining > MAX_ANSWER {
+        let max_answer = if self.is_v5() { MAX_ANSWER_V5 } else { MAX_ANSWER };
+        if frame.kind() != PUBLISH && frame.remaining > max_answer {
             return Err(Error::protocol(format!("the broker sent a packet of type {} that is too long", frame.kind())));
         }
         if buf.len() < frame.len() {
             return Ok(None);
         }
-        v4::decode(frame, buf).map(Some)
+        if self.is_v5() {
+            v5::decode(frame, buf, &mut self.known).map(Some)
+        } else {
+            v4::decode(frame, buf).map(Some)
+        }
     }
 
     /// Reads what is needed to acknowledge a message that is too large, and arranges to skip the rest: ending the
@@ -205,16 +291,40 @@ impl Codec {
     }
 }
 
-/// How many bytes the PUBLISH takes on the wire.
-pub(crate) fn publish_size(topic: &Topic, payload: &Bytes, qos: QoS) -> usize {
-    let id = if qos == QoS::AtMostOnce { 0 } else { 2 };
-    let remaining = 2 + topic.as_str().len() + id + payload.len();
+/// How many bytes the PUBLISH takes on the wire; in MQTT 5, with an expiry and a topic alias, at most.
+pub(crate) fn publish_size(publish: &Publish, version: Version) -> usize {
+    let Publish { topic, payload, qos, properties, .. } = publish;
+    let id = if *qos == QoS::AtMostOnce { 0 } else { 2 };
+    let properties = match version {
+        Version::V31 | Version::V311 => 0,
+        Version::V5 | Version::Auto => {
+            const ALIAS_AND_EXPIRY: usize = 3 + 5;
+            let size = properties.as_ref().map_or(0, |properties| properties.size()) + ALIAS_AND_EXPIRY;
+            length_of_length(size) + size
+        }
+    };
+    let remaining = 2 + topic.as_str().len() + id + properties + payload.len();
     1 + length_of_length(remaining) + remaining
 }
 
 /// How many bytes one filter adds to a SUBSCRIBE.
 pub(crate) fn filter_size(filter: &Filter) -> usize {
     2 + filter.as_str().len() + 1
+}
+
+/// Rounded up: nothing expires before its time.
+pub(crate) fn whole_seconds(duration: Duration) -> u32 {
+    let seconds = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0));
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}
+
+/// A variable byte integer (MQTT 5, section 1.5.5), as the remaining length is one in every version.
+fn put_length(mut length: usize, buf: &mut BytesMut) {
+    while length >= 0x80 {
+        buf.put_u8((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    buf.put_u8(length as u8);
 }
 
 fn length_of_length(remaining: usize) -> usize {
@@ -229,6 +339,10 @@ fn length_of_length(remaining: usize) -> usize {
 const CONNACK: u8 = 2;
 const PUBLISH: u8 = 3;
 const PUBREL: u8 = 6;
+const SUBACK: u8 = 9;
+const UNSUBACK: u8 = 11;
+const DISCONNECT: u8 = 14;
+const AUTH: u8 = 15;
 
 /// The fixed header of the packet at the start of the buffer.
 #[derive(Debug, Clone, Copy)]
@@ -275,6 +389,24 @@ fn read_u16(buf: &[u8], at: usize) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Refusal;
+
+    const CONNECT: Connect<'_> = Connect {
+        client_id: "",
+        clean_session: true,
+        keep_alive: 0,
+        username: None,
+        password: None,
+        last_will: None,
+        will_delay: 0,
+        session_expiry: 0,
+        receive_maximum: u16::MAX,
+        maximum_packet_size: 0,
+        topic_alias_maximum: 0,
+        request_response_information: false,
+        user_properties: &[],
+        authentication: None,
+    };
 
     fn decode_all(bytes: &[u8], limit: usize) -> Result<Vec<Inbound>, Error> {
         let mut codec = Codec::new(Version::V311, limit);
@@ -288,11 +420,12 @@ mod tests {
 
     fn encode_publish(topic: &str, payload: &[u8], qos: QoS, id: PacketId) -> BytesMut {
         let topic = Topic::new(topic).unwrap();
-        let mut publish = Publish { topic, payload: Bytes::copy_from_slice(payload), qos, retain: false };
+        let payload = Bytes::copy_from_slice(payload);
+        let mut publish = Publish { topic, payload, qos, retain: false, properties: None };
         let mut buf = BytesMut::new();
-        let codec = Codec::new(Version::V311, 1024);
-        codec.encode(Outbound::Publish { publish: &mut publish, id, dup: false }, &mut buf);
-        assert_eq!(buf.len(), publish_size(&publish.topic, &publish.payload, qos));
+        let mut codec = Codec::new(Version::V311, 1024);
+        codec.encode(Outbound::Publish { publish: &mut publish, id, dup: false, expiry: None }, &mut buf);
+        assert_eq!(buf.len(), publish_size(&publish, Version::V311));
         buf
     }
 
@@ -303,7 +436,7 @@ mod tests {
             let bytes = encode_publish("température/é", b"21.5", qos, id);
             let topic = Topic::new("température/é").unwrap();
             let payload = Bytes::from_static(b"21.5");
-            let expected = Incoming { topic, payload, qos, retain: false, dup: false, id };
+            let expected = peer::plain(topic, payload, qos, id);
             assert_eq!(decode_all(&bytes, 1024).unwrap(), [Inbound::Publish(expected)]);
         }
     }
@@ -384,17 +517,18 @@ mod tests {
     #[test]
     fn an_acknowledgement_may_carry_the_reason_of_a_later_version() {
         let refused = |bytes: &[u8]| decode_all(bytes, 1024).unwrap();
-        assert_eq!(refused(&[0x40, 2, 0, 1]), [Inbound::PubAck { id: 1, refused: None }]);
-        assert_eq!(refused(&[0x40, 3, 0, 1, 0x10]), [Inbound::PubAck { id: 1, refused: None }]);
-        assert_eq!(refused(&[0x40, 4, 0, 1, 0x87, 0]), [Inbound::PubAck { id: 1, refused: Some(0x87) }]);
-        assert_eq!(refused(&[0x50, 3, 0, 1, 0x97]), [Inbound::PubRec { id: 1, refused: Some(0x97) }]);
+        let reason = |code| Reason::from(ReasonCode(code));
+        assert_eq!(refused(&[0x40, 2, 0, 1]), [Inbound::PubAck { id: 1, reason: reason(0) }]);
+        assert_eq!(refused(&[0x40, 3, 0, 1, 0x10]), [Inbound::PubAck { id: 1, reason: reason(0x10) }]);
+        assert_eq!(refused(&[0x40, 4, 0, 1, 0x87, 0]), [Inbound::PubAck { id: 1, reason: reason(0x87) }]);
+        assert_eq!(refused(&[0x50, 3, 0, 1, 0x97]), [Inbound::PubRec { id: 1, reason: reason(0x97) }]);
         assert_eq!(refused(&[0x70, 4, 0, 1, 0x92, 0]), [Inbound::PubComp(1)]);
     }
 
     #[test]
     fn every_refusal_of_a_connection_has_a_name() {
         let refusal = |code| match decode_all(&[0x20, 2, 0, code], 1024).unwrap().remove(0) {
-            Inbound::ConnAck(Err(refusal)) => refusal,
+            Inbound::ConnAck(Err(refused)) => Refusal::from(refused.reason.code),
             other => panic!("{other:?}"),
         };
         assert_eq!(refusal(1), Refusal::UnacceptableProtocolVersion);
@@ -402,10 +536,11 @@ mod tests {
         assert_eq!(refusal(3), Refusal::ServerUnavailable);
         assert_eq!(refusal(4), Refusal::BadUserNameOrPassword);
         assert_eq!(refusal(5), Refusal::NotAuthorized);
-        assert_eq!(refusal(200), Refusal::Other(200));
+        assert_eq!(refusal(200), Refusal::Other(ReasonCode(200)));
         // A length of two, in two bytes.
         let long = decode_all(&[0x20, 0x82, 0, 9, 0, 0x20, 0x82, 0, 0, 9], 1024).unwrap();
-        assert!(matches!(long[..], [Inbound::ConnAck(Ok(_)), Inbound::ConnAck(Err(Refusal::Other(9)))]), "{long:?}");
+        let [Inbound::ConnAck(Ok(_)), Inbound::ConnAck(Err(refused))] = &long[..] else { panic!("{long:?}") };
+        assert_eq!(refused.reason.code, ReasonCode(9));
     }
 
     #[test]
@@ -415,6 +550,7 @@ mod tests {
             payload: Bytes::from_static(b"x"),
             qos: QoS::AtLeastOnce,
             retain: true,
+            properties: None,
         };
         let connect = Connect {
             client_id: "c",
@@ -423,6 +559,7 @@ mod tests {
             username: Some("u"),
             password: Some("p"),
             last_will: Some(&will),
+            ..CONNECT
         };
         let rest = [0xee, 0, 30, 0, 1, b'c', 0, 1, b'w', 0, 1, b'x', 0, 1, b'u', 0, 1, b'p'];
         for (version, head) in [

@@ -4,8 +4,13 @@ use bytes::{Buf, BufMut, BytesMut};
 use rumqttc::mqttbytes::v4::{self, Packet};
 use rumqttc::mqttbytes::QoS as WireQoS;
 
-use super::{ConnAck, Connect, Frame, Inbound, Incoming, Outbound, Version, CONNACK, PUBREL};
-use crate::{Error, QoS, Refusal, Topic};
+use super::{
+    put_length, ConnAck, Connect, Frame, Inbound, Incoming, Outbound, Refused, AUTH, CONNACK, DISCONNECT, PUBREL,
+    UNSUBACK,
+};
+use crate::reason::{Reason, ReasonCode};
+use crate::terms::{Terms, Version};
+use crate::{Error, QoS, Topic};
 
 pub(super) fn encode_connect(version: Version, connect: &Connect<'_>, buf: &mut BytesMut) {
     let mut packet = v4::Connect::new(connect.client_id);
@@ -31,19 +36,14 @@ pub(super) fn encode_connect(version: Version, connect: &Connect<'_>, buf: &mut 
     let tail = &modern[header + b"\0\x04MQTT\x04".len()..];
     let head = b"\0\x06MQIsdp\x03";
     buf.put_u8(modern[0]);
-    let mut length = head.len() + tail.len();
-    while length >= 0x80 {
-        buf.put_u8((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    buf.put_u8(length as u8);
+    put_length(head.len() + tail.len(), buf);
     buf.extend_from_slice(head);
     buf.extend_from_slice(tail);
 }
 
 pub(super) fn encode(outbound: Outbound<'_>, buf: &mut BytesMut) {
     match outbound {
-        Outbound::Publish { publish, id, dup } => {
+        Outbound::Publish { publish, id, dup, .. } => {
             let packet = v4::Publish {
                 dup,
                 qos: to_wire(publish.qos),
@@ -59,10 +59,10 @@ pub(super) fn encode(outbound: Outbound<'_>, buf: &mut BytesMut) {
         Outbound::PubRec(id) => written(&v4::PubRec::new(id).write(buf)),
         Outbound::PubRel(id) => written(&v4::PubRel::new(id).write(buf)),
         Outbound::PubComp(id) => written(&v4::PubComp::new(id).write(buf)),
-        Outbound::Subscribe { id, filters } => {
+        Outbound::Subscribe { id, filters, .. } => {
             let filters = filters
                 .iter()
-                .map(|(filter, qos)| v4::SubscribeFilter::new(filter.as_str().to_owned(), to_wire(*qos)))
+                .map(|ask| v4::SubscribeFilter::new(ask.filter.as_str().to_owned(), to_wire(ask.qos)))
                 .collect();
             written(&v4::Subscribe { pkid: id, filters }.write(buf));
         }
@@ -71,28 +71,41 @@ pub(super) fn encode(outbound: Outbound<'_>, buf: &mut BytesMut) {
             written(&v4::Unsubscribe { pkid: id, topics }.write(buf));
         }
         Outbound::PingReq => written(&v4::PingReq.write(buf)),
-        Outbound::Disconnect => written(&v4::Disconnect.write(buf)),
+        Outbound::Disconnect(_) => written(&v4::Disconnect.write(buf)),
     }
 }
 
 /// The codec refuses packets over the protocol's length and identifiers of zero; the session makes neither.
-fn written<E: std::fmt::Debug>(outcome: &Result<usize, E>) {
-    debug_assert!(outcome.is_ok(), "{outcome:?}");
+pub(super) fn written<T, E: std::fmt::Debug>(outcome: &Result<T, E>) {
+    debug_assert!(outcome.is_ok(), "{:?}", outcome.as_ref().err());
 }
 
 /// Takes the packet that `frame` describes out of `buf`, which holds all of it.
 pub(super) fn decode(frame: Frame, buf: &mut BytesMut) -> Result<Inbound, Error> {
-    check_fixed_header(frame)?;
+    check_fixed_header(frame, Version::V311)?;
     // Not at a fixed place: the length may be written in more bytes than it needs.
     let code = buf.get(frame.header + 1).copied().unwrap_or_default();
-    if frame.kind() == CONNACK && code > 5 {
+    if frame.kind() == CONNACK && code > 0 {
         buf.advance(frame.len());
-        return Ok(Inbound::ConnAck(Err(Refusal::Other(code))));
+        let refused = Refused { reason: connack_reason(code).into(), server_reference: None };
+        return Ok(Inbound::ConnAck(Err(Box::new(refused))));
     }
-    let refused = reason(frame, buf).filter(|reason| *reason >= 0x80);
+    let reason = Reason::from(ReasonCode(reason(frame, buf).unwrap_or_default()));
     let packet = Packet::read(buf, frame.remaining)
         .map_err(|source| Error::protocol("the broker sent a malformed packet").with_source(source))?;
-    translate(packet, refused)
+    translate(packet, reason)
+}
+
+/// The return code of a refused connection (MQTT 3.1.1, table 3.1) as a reason code; others stay as they are.
+pub(super) fn connack_reason(code: u8) -> ReasonCode {
+    match code {
+        1 => ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+        2 => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+        3 => ReasonCode::SERVER_UNAVAILABLE,
+        4 => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        5 => ReasonCode::NOT_AUTHORIZED,
+        other => ReasonCode(other),
+    }
 }
 
 /// The reason code that MQTT 5 puts behind the identifier of an acknowledgement. Brokers have been seen to send it to
@@ -103,17 +116,18 @@ fn reason(frame: Frame, buf: &[u8]) -> Option<u8> {
 }
 
 /// What the codec does not look at: the flags (MQTT-2.2.2-2) and the lengths that are fixed.
-fn check_fixed_header(frame: Frame) -> Result<(), Error> {
+pub(super) fn check_fixed_header(frame: Frame, version: Version) -> Result<(), Error> {
     let (kind, remaining) = (frame.kind(), frame.remaining);
-    let known = matches!(kind, 2..=13);
+    let is_v5 = version == Version::V5;
+    let known = matches!(kind, 2..=13) || is_v5 && matches!(kind, DISCONNECT | AUTH);
     let flags = match kind {
         3 => frame.flags(),
         PUBREL => 0b0010,
         _ => 0,
     };
     let length = match kind {
-        CONNACK | 11 => remaining == 2,
-        4..=7 => remaining >= 2,
+        CONNACK | UNSUBACK if !is_v5 => remaining == 2,
+        4..=7 | CONNACK | UNSUBACK => remaining >= 2,
         13 => remaining == 0,
         _ => true,
     };
@@ -123,17 +137,17 @@ fn check_fixed_header(frame: Frame) -> Result<(), Error> {
     Ok(())
 }
 
-fn translate(packet: Packet, refused: Option<u8>) -> Result<Inbound, Error> {
-    let unexpected = |what| Err(Error::protocol(format!("the broker sent a {what}, which only clients send")));
+pub(super) fn unexpected(what: &str) -> Result<Inbound, Error> {
+    Err(Error::protocol(format!("the broker sent a {what}, which only clients send")))
+}
+
+fn translate(packet: Packet, reason: Reason) -> Result<Inbound, Error> {
     let inbound = match packet {
-        Packet::ConnAck(ack) => Inbound::ConnAck(match ack.code {
-            v4::ConnectReturnCode::Success => Ok(ConnAck { session_present: ack.session_present }),
-            v4::ConnectReturnCode::RefusedProtocolVersion => Err(Refusal::UnacceptableProtocolVersion),
-            v4::ConnectReturnCode::BadClientId => Err(Refusal::IdentifierRejected),
-            v4::ConnectReturnCode::ServiceUnavailable => Err(Refusal::ServerUnavailable),
-            v4::ConnectReturnCode::BadUserNamePassword => Err(Refusal::BadUserNameOrPassword),
-            v4::ConnectReturnCode::NotAuthorized => Err(Refusal::NotAuthorized),
-        }),
+        Packet::ConnAck(ack) => Inbound::ConnAck(Ok(Box::new(ConnAck {
+            session_present: ack.session_present,
+            terms: Terms::implied(Version::V311, String::new()),
+            authentication_data: None,
+        }))),
         Packet::Publish(publish) => Inbound::Publish(Incoming {
             topic: Topic::from_wire(publish.topic)
                 .map_err(|source| Error::protocol("the broker sent an invalid topic").with_source(source))?,
@@ -142,9 +156,11 @@ fn translate(packet: Packet, refused: Option<u8>) -> Result<Inbound, Error> {
             retain: publish.retain,
             dup: publish.dup,
             id: publish.pkid,
+            properties: None,
+            subscriptions: Vec::new(),
         }),
-        Packet::PubAck(ack) => Inbound::PubAck { id: nonzero(ack.pkid)?, refused },
-        Packet::PubRec(ack) => Inbound::PubRec { id: nonzero(ack.pkid)?, refused },
+        Packet::PubAck(ack) => Inbound::PubAck { id: nonzero(ack.pkid)?, reason },
+        Packet::PubRec(ack) => Inbound::PubRec { id: nonzero(ack.pkid)?, reason },
         Packet::PubRel(ack) => Inbound::PubRel(nonzero(ack.pkid)?),
         Packet::PubComp(ack) => Inbound::PubComp(nonzero(ack.pkid)?),
         Packet::SubAck(ack) => Inbound::SubAck {
@@ -153,12 +169,12 @@ fn translate(packet: Packet, refused: Option<u8>) -> Result<Inbound, Error> {
                 .return_codes
                 .into_iter()
                 .map(|code| match code {
-                    v4::SubscribeReasonCode::Success(qos) => Some(from_wire(qos)),
-                    v4::SubscribeReasonCode::Failure => None,
+                    v4::SubscribeReasonCode::Success(qos) => Ok(from_wire(qos)),
+                    v4::SubscribeReasonCode::Failure => Err(ReasonCode::UNSPECIFIED_ERROR.into()),
                 })
                 .collect(),
         },
-        Packet::UnsubAck(ack) => Inbound::UnsubAck(nonzero(ack.pkid)?),
+        Packet::UnsubAck(ack) => Inbound::UnsubAck { id: nonzero(ack.pkid)?, reasons: Vec::new() },
         Packet::PingResp => Inbound::PingResp,
         Packet::Connect(_) => return unexpected("CONNECT"),
         Packet::Subscribe(_) => return unexpected("SUBSCRIBE"),
@@ -169,7 +185,7 @@ fn translate(packet: Packet, refused: Option<u8>) -> Result<Inbound, Error> {
     Ok(inbound)
 }
 
-fn nonzero(id: u16) -> Result<u16, Error> {
+pub(super) fn nonzero(id: u16) -> Result<u16, Error> {
     match id {
         0 => Err(Error::protocol("the broker sent packet identifier 0")),
         id => Ok(id),

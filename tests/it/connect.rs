@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::poll;
-use mqtt_agent::{Agent, ErrorKind, LastWill, Login, Lost, Offline, Options, Outcome, QoS, Refusal, State, Version};
+use mqtt_agent::{
+    Agent, ErrorKind, LastWill, Login, Lost, Offline, Options, Outcome, QoS, ReasonCode, Refusal, State, Version,
+};
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Login as WireLogin, Packet, SubscribeReasonCode};
 use rumqttc::mqttbytes::QoS as WireQoS;
 
@@ -30,7 +32,7 @@ async fn connect_resolves_when_the_broker_has_accepted() {
     peer.connack(ConnectReturnCode::Success, false).await;
     let agent = within(LIMIT, "the agent", connecting).await.unwrap().unwrap();
     assert!(agent.is_connected());
-    assert!(matches!(*agent.state().borrow(), State::Connected { session_present: false }));
+    assert!(matches!(*agent.state().borrow(), State::Connected { session_present: false, .. }));
 }
 
 #[tokio::test]
@@ -41,7 +43,7 @@ async fn each_refusal_has_its_kind() {
         (3, Refusal::ServerUnavailable),
         (4, Refusal::BadUserNameOrPassword),
         (5, Refusal::NotAuthorized),
-        (200, Refusal::Other(200)),
+        (200, Refusal::Other(ReasonCode(200))),
     ];
     for (code, refusal) in refusals {
         let server = Scripted::listen().await;
@@ -199,7 +201,7 @@ broker_test!(
 
 broker_test!(a_session_that_is_kept_is_resumed, |broker| async move {
     let session_present = |agent: &Agent| match *agent.state().borrow() {
-        State::Connected { session_present } => session_present,
+        State::Connected { session_present, .. } => session_present,
         ref other => panic!("{other:?}"),
     };
     let kept = || options(&broker.url()).client_id("keeper").clean_session(false).connect();
@@ -222,7 +224,7 @@ async fn the_state_tells_each_step() {
     assert!(!agent.is_connected());
     peer.connack(ConnectReturnCode::Success, true).await;
     let connected = state(&agent, "a connection", State::is_connected).await;
-    assert!(matches!(connected, State::Connected { session_present: true }));
+    assert!(matches!(connected, State::Connected { session_present: true, .. }));
     assert!(agent.is_connected());
     peer.reset();
     let lost = state(&agent, "the loss", |state| !state.is_connected()).await;
@@ -521,7 +523,7 @@ async fn a_will_and_a_login_are_sent_as_they_were_given() {
     assert_eq!(connect.keep_alive, 7);
     let agent = connecting.await.unwrap().unwrap();
     let mut watch = agent.state();
-    assert!(matches!(*watch.borrow(), State::Connected { session_present: true }));
+    assert!(matches!(*watch.borrow(), State::Connected { session_present: true, .. }));
     stats(&agent, "no reconnect", |stats| stats.reconnects == 0).await;
     drop(agent);
     watched(&mut watch, "the end", State::is_closed).await;

@@ -38,6 +38,7 @@ impl Session {
     /// The connection is lost: what was encoded at QoS 0 will not be sent again, so its fate is decided now.
     pub(in crate::session) fn suspend_publishes(&mut self, written: u64, now: Instant) {
         self.publishes.repeat.clear();
+        self.publishes.repeating = 0;
         for Unwritten { start, call, .. } in std::mem::take(&mut self.publishes.unwritten) {
             let outcome = if start < written { Outcome::Unknown } else { Outcome::NotSent };
             let error = Error::connection("the connection was lost before the message was written");
@@ -61,14 +62,14 @@ impl Session {
                 call.reply.send(Err(Error::offline()));
                 return true;
             }
-            outgoing.share = allowance.take(weight(&outgoing.publish.topic, &outgoing.publish.payload));
+            outgoing.share = allowance.take(weight(&outgoing.publish));
             if outgoing.share.is_none() {
                 call.reply.send(Err(Error::queue_full()));
                 return true;
             }
             call.reply.send(Ok(Delivery::Queued));
             outgoing.owner = Owner::Nobody;
-            outgoing.deadline = None;
+            outgoing.deadline = outgoing.expires;
             false
         });
     }
@@ -104,6 +105,7 @@ impl Session {
                     outgoing.repeat = true;
                 }
             }
+            self.publishes.repeating = self.publishes.repeat.len();
             return;
         }
         // A released message is among them: whether the broker passed it on before it forgot us cannot be known, and
@@ -130,13 +132,30 @@ impl Session {
     }
 
     /// Sends again what was in flight when the last connection was lost.
-    pub(in crate::session) fn transmit_repeated(&mut self, codec: &Codec, buf: &mut BytesMut, now: Instant) -> bool {
-        while let Some(id) = self.publishes.repeat.pop_front() {
+    pub(in crate::session) fn transmit_repeated(
+        &mut self,
+        codec: &mut Codec,
+        buf: &mut BytesMut,
+        now: Instant,
+    ) -> bool {
+        while let Some(&id) = self.publishes.repeat.front() {
+            if self.is_window_full() {
+                // It may be smaller than on the last connection.
+                return false;
+            }
+            self.publishes.repeat.pop_front();
             match self.in_flight.get_mut(id) {
                 Some((on, Entry::Publish(outgoing))) if outgoing.repeat => {
                     outgoing.repeat = false;
-                    if outgoing.is_over(&self.requests, now) && on == On::Published {
-                        if outgoing.publish.qos == QoS::AtLeastOnce {
+                    self.publishes.repeating -= 1;
+                    let terms = self.connection.as_ref().map(|connection| &connection.terms);
+                    let refused = terms.and_then(|terms| terms.check_publish(&outgoing.publish).err());
+                    let (owner, qos) = (outgoing.owner, outgoing.publish.qos);
+                    if on == On::Published && (refused.is_some() || outgoing.is_over(&self.requests, now)) {
+                        if let Some(error) = refused {
+                            self.give_up(owner, error, now);
+                        }
+                        if qos == QoS::AtLeastOnce {
                             self.in_flight.remove(id);
                             continue;
                         }
@@ -149,7 +168,7 @@ impl Session {
                     // MQTT-3.3.1-1: a publish that is sent again carries DUP.
                     let outbound = match on {
                         On::Released => Outbound::PubRel(id),
-                        _ => Outbound::Publish { publish: &mut outgoing.publish, id, dup: true },
+                        _ => outgoing.to_wire(id, true, now),
                     };
                     codec.encode(outbound, buf);
                     self.counters.published().add(u64::from(on == On::Published));

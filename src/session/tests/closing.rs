@@ -16,7 +16,7 @@ fn a_drain_finishes_what_was_accepted_and_then_says_goodbye() {
     assert!(answered(&mut refused).unwrap_err().is_closed());
     assert_eq!(bench.sent(), [published("1", QOS1, 1, false)]);
     assert!(!bench.session.is_finished(bench.now));
-    bench.receive(Inbound::PubAck { id: 1, refused: None });
+    bench.receive(puback(1));
     assert!(answered(&mut one).is_ok());
     bench.transmit();
     assert!(!bench.session.is_finished(bench.now), "the goodbye is not written");
@@ -39,7 +39,7 @@ fn a_drain_waits_for_requests_and_qos_0_too() {
     bench.receive_publish("r", "y", QOS0, 0);
     assert!(answered(&mut call).is_ok());
     assert_eq!(bench.sent(), []);
-    bench.receive(Inbound::PubAck { id: 1, refused: None });
+    bench.receive(puback(1));
     assert_eq!(bench.sent(), [Sent::Disconnect]);
 }
 
@@ -70,7 +70,7 @@ fn nothing_follows_a_disconnect() {
     bench.sent();
     let _closed = bench.close(None);
     assert_eq!(bench.transmit(), [Sent::Disconnect]);
-    bench.receive(Inbound::PubAck { id: 1, refused: None });
+    bench.receive(puback(1));
     bench.receive_publish("t", "x", QOS1, 1);
     let _again = bench.close(None);
     assert_eq!(bench.transmit(), []);
@@ -146,7 +146,7 @@ fn when_the_last_handle_is_gone_what_was_accepted_is_still_sent() {
     bench.publish_for(None, "1".into(), QOS1, Offline::Wait, None);
     bench.session.handle_abandoned(bench.now + SECOND);
     assert_eq!(bench.sent(), [published("1", QOS1, 1, false)]);
-    bench.receive(Inbound::PubAck { id: 1, refused: None });
+    bench.receive(puback(1));
     assert_eq!(bench.sent(), [Sent::Disconnect]);
     assert!(bench.session.is_finished(bench.now));
 }

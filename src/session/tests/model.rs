@@ -158,9 +158,7 @@ impl World {
         });
         self.bench.command(Command::Request(Request {
             id,
-            topic: Topic::new("q").unwrap(),
-            payload: payload(tag, false),
-            qos,
+            publish: wire_publish("q", payload(tag, false), qos),
             reply_to: Filter::new(reply_to).unwrap(),
             replies: 1,
             offline,

@@ -80,6 +80,8 @@ fn a_peer_that_never_reads_is_not_read_from_for_ever() {
 #[test]
 fn a_second_connack_ends_the_connection() {
     let mut bench = Bench::connected();
-    let connack = Inbound::ConnAck(Ok(crate::wire::ConnAck { session_present: false }));
+    let terms = Terms::implied(Version::V311, "");
+    let connack = wire::ConnAck { session_present: false, terms, authentication_data: None };
+    let connack = Inbound::ConnAck(Ok(Box::new(connack)));
     assert!(bench.session.handle_inbound(connack, bench.now).is_err());
 }

@@ -8,7 +8,7 @@ fn ready() -> Bench {
     assert_eq!(bench.sent(), [subscribed(1, &[("r", QOS1)])]);
     bench.grant(1, &[QOS1]);
     assert_eq!(bench.sent(), [requested("first", 1, false)]);
-    bench.receive(Inbound::PubAck { id: 1, refused: None });
+    bench.receive(puback(1));
     reply(&mut bench, "done");
     assert_eq!(texts(answered(&mut first)), ["done"]);
     bench
@@ -71,7 +71,7 @@ fn what_comes_before_the_request_is_sent_is_not_its_reply() {
     assert_eq!(bench.session.counters.snapshot().late_replies, 1);
     bench.sent();
     let (topic, payload) = (Topic::new("r").unwrap(), Bytes::from("retained"));
-    bench.receive(Inbound::Publish(Incoming { topic, payload, qos: QOS0, retain: true, dup: false, id: 0 }));
+    bench.receive(Inbound::Publish(Incoming { retain: true, ..plain(topic, payload, QOS0, 0) }));
     assert!(answer(&mut call).is_none());
     reply(&mut bench, "reply");
     assert_eq!(texts(answered(&mut call)), ["reply"]);
@@ -123,12 +123,12 @@ fn a_caller_that_leaves_frees_its_turn_at_every_stage() {
         assert_eq!(sent, [requested("next", id, false)], "stage {stage}");
         reply(&mut bench, "x");
         assert!(answered(&mut next).is_ok());
-        bench.receive(Inbound::PubAck { id: 1, refused: None });
-        bench.receive(Inbound::PubAck { id: 2, refused: None });
+        bench.receive(puback(1));
+        bench.receive(puback(2));
         bench.advance(SECOND * 30);
         bench.sent();
-        bench.receive(Inbound::UnsubAck(1));
-        bench.receive(Inbound::UnsubAck(2));
+        bench.receive(unsuback(1));
+        bench.receive(unsuback(2));
         bench.has_nothing();
     }
 }
@@ -147,8 +147,8 @@ fn the_filter_lingers_after_the_last_call_and_no_longer() {
     assert_eq!(bench.sent(), []);
     bench.advance(SECOND);
     assert_eq!(bench.sent(), [unsubscribed(2, &["r"])]);
-    bench.receive(Inbound::PubAck { id: 1, refused: None });
-    bench.receive(Inbound::UnsubAck(2));
+    bench.receive(puback(1));
+    bench.receive(unsuback(2));
     bench.has_nothing();
 }
 
@@ -173,7 +173,7 @@ fn a_refused_reply_filter_fails_all_its_calls_unsent_and_the_next_asks_again() {
     let (_, mut first) = bench.request("1", "r");
     let (_, mut second) = bench.request("2", "r");
     bench.sent();
-    bench.receive(Inbound::SubAck { id: 1, granted: vec![None] });
+    bench.receive(Inbound::SubAck { id: 1, granted: vec![refused()] });
     assert_eq!(fails(&mut first), (ErrorKind::SubscribeRefused, Outcome::NotSent));
     assert_eq!(fails(&mut second), (ErrorKind::SubscribeRefused, Outcome::NotSent));
     bench.has_nothing();
@@ -190,7 +190,7 @@ fn a_filter_refused_after_a_reconnect_fails_the_call_that_waits_for_its_reply() 
     bench.lose_connection();
     bench.connect(false);
     assert_eq!(bench.sent(), [subscribed(1, &[("r", QOS1)])]);
-    bench.receive(Inbound::SubAck { id: 1, granted: vec![None] });
+    bench.receive(Inbound::SubAck { id: 1, granted: vec![refused()] });
     assert_eq!(fails(&mut call), (ErrorKind::SubscribeRefused, Outcome::Unknown));
     assert_eq!(fails(&mut waiting), (ErrorKind::SubscribeRefused, Outcome::NotSent));
     assert_eq!(bench.sent(), []);
@@ -203,8 +203,8 @@ fn a_request_that_the_broker_refuses_fails_at_once_and_gives_its_turn_on() {
     let (_, mut refused) = bench.request("refused", "r");
     let (_, mut next) = bench.request("next", "r");
     assert_eq!(bench.sent(), [requested("refused", 1, false)]);
-    bench.receive(Inbound::PubAck { id: 1, refused: Some(0x87) });
-    assert_eq!(fails(&mut refused), (ErrorKind::PublishRefused(0x87), Outcome::Refused));
+    bench.receive(Inbound::PubAck { id: 1, reason: ReasonCode(0x87).into() });
+    assert_eq!(fails(&mut refused), (ErrorKind::PublishRefused, Outcome::Refused));
     assert_eq!(bench.sent(), [requested("next", 1, false)]);
     reply(&mut bench, "done");
     assert_eq!(texts(answered(&mut next)), ["done"]);
@@ -217,7 +217,7 @@ fn a_reply_survives_a_reconnect() {
         let (_, mut call) = bench.request("x", "r");
         bench.sent();
         if session_present {
-            bench.receive(Inbound::PubAck { id: 1, refused: None });
+            bench.receive(puback(1));
         }
         bench.lose_connection();
         bench.connect(session_present);

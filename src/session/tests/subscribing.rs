@@ -3,7 +3,7 @@ use crate::subscribe::Retained::{IfFirst, Ignore, Include, Only};
 use crate::ErrorKind;
 
 fn refuse(bench: &mut Bench, id: PacketId) {
-    bench.receive(Inbound::SubAck { id, granted: vec![None] });
+    bench.receive(Inbound::SubAck { id, granted: vec![refused()] });
 }
 
 /// A stream on "f" that is established under identifier 1.
@@ -21,7 +21,7 @@ fn taken(feed: &mut Feed) -> Vec<String> {
 
 fn receive_retained(bench: &mut Bench, payload: &str) {
     let (topic, payload) = (Topic::new("f").unwrap(), Bytes::from(payload.to_owned()));
-    bench.receive(Inbound::Publish(Incoming { topic, payload, qos: QOS0, retain: true, dup: false, id: 0 }));
+    bench.receive(Inbound::Publish(Incoming { retain: true, ..plain(topic, payload, QOS0, 0) }));
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn subscribers_share_one_subscription_and_the_last_to_leave_ends_it() {
     assert_eq!(bench.sent(), []);
     drop(second);
     assert_eq!(bench.sent(), [unsubscribed(1, &["f"])]);
-    bench.receive(Inbound::UnsubAck(1));
+    bench.receive(unsuback(1));
     bench.has_nothing();
 }
 
@@ -99,12 +99,12 @@ fn a_refusal_names_the_filter_and_takes_the_whole_call_back() {
     let mut bench = Bench::connected();
     let mut feed = bench.subscribe(&["a", "b"]);
     bench.sent();
-    bench.receive(Inbound::SubAck { id: 1, granted: vec![Some(QOS1), None] });
+    bench.receive(Inbound::SubAck { id: 1, granted: vec![Ok(QOS1), refused()] });
     let error = answered(&mut feed).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SubscribeRefused);
     assert!(error.to_string().contains("\"b\""));
     assert_eq!(bench.sent(), [unsubscribed(1, &["a"])]);
-    bench.receive(Inbound::UnsubAck(1));
+    bench.receive(unsuback(1));
     bench.has_nothing();
 }
 
@@ -131,7 +131,7 @@ fn a_suback_for_another_number_of_filters_ends_the_connection_and_all_is_asked_a
     let mut bench = Bench::connected();
     let mut feed = bench.subscribe(&["a", "b"]);
     bench.sent();
-    let suback = Inbound::SubAck { id: 1, granted: vec![Some(QOS1)] };
+    let suback = Inbound::SubAck { id: 1, granted: vec![Ok(QOS1)] };
     assert!(bench.session.handle_inbound(suback, bench.now).is_err());
     bench.lose_connection();
     assert!(answer(&mut feed).is_none());
@@ -169,7 +169,7 @@ fn an_unanswered_unsubscribe_is_sent_again_only_where_the_session_is_kept() {
         bench.connect(session_present);
         if session_present {
             assert_eq!(bench.sent(), [unsubscribed(1, &["f"])]);
-            bench.receive(Inbound::UnsubAck(1));
+            bench.receive(unsuback(1));
         }
         assert_eq!(bench.sent(), []);
         assert!(answered(&mut gone).is_ok());
@@ -197,7 +197,7 @@ fn a_filter_wanted_again_while_the_unsuback_is_awaited_is_asked_after_it() {
     assert_eq!(bench.sent(), [unsubscribed(1, &["f"])]);
     let mut again = bench.subscribe(&["f"]);
     assert_eq!(bench.sent(), []);
-    bench.receive(Inbound::UnsubAck(1));
+    bench.receive(unsuback(1));
     assert!(answered(&mut gone).is_ok());
     assert_eq!(bench.sent(), [subscribed(1, &[("f", QOS1)])]);
     bench.grant(1, &[QOS1]);
@@ -228,9 +228,9 @@ fn a_caller_of_unsubscribe_waits_for_all_its_filters() {
     let feed = answered(&mut feed).unwrap();
     let mut gone = feed.guard.unsubscribe();
     assert_eq!(bench.sent().len(), 2);
-    bench.receive(Inbound::UnsubAck(2));
+    bench.receive(unsuback(2));
     assert!(answer(&mut gone).is_none());
-    bench.receive(Inbound::UnsubAck(1));
+    bench.receive(unsuback(1));
     assert!(answered(&mut gone).is_ok());
 }
 
@@ -261,7 +261,7 @@ fn a_call_that_is_never_confirmed_times_out_and_leaves_nothing() {
     assert_eq!(bench.sent(), []);
     bench.grant(1, &[QOS1]);
     assert_eq!(bench.sent(), [unsubscribed(1, &["a"])]);
-    bench.receive(Inbound::UnsubAck(1));
+    bench.receive(unsuback(1));
     bench.has_nothing();
 }
 
@@ -293,8 +293,7 @@ fn callers_that_come_and_go_without_a_connection_do_not_pile_up() {
 fn overlapping_filters_deliver_one_message_once() {
     let mut bench = Bench::connected();
     let mut feed = bench.subscribe(&["f", "+", "#"]);
-    bench.sent();
-    bench.grant(1, &[QOS1; 3]);
+    bench.grant_all();
     let mut feed = answered(&mut feed).unwrap();
     bench.receive_publish("f", "x", QOS1, 1);
     assert_eq!(taken(&mut feed), ["x"]);
@@ -351,8 +350,7 @@ fn a_subscribe_that_does_not_wait_for_a_connection_fails_with_the_one_it_was_ask
     let (reply, mut feed) = Reply::channel();
     bench.command(Command::Subscribe(crate::command::Subscribe {
         filters: vec![Filter::new("f").unwrap()],
-        qos: QOS1,
-        retained: IfFirst,
+        wish: Wish::new(QOS1, IfFirst),
         capacity: 4,
         offline: Offline::Fail,
         deadline: bench.now + LONG,

@@ -85,6 +85,6 @@ fn input_that_makes_something_due_needs_no_timer() {
     assert_eq!(bench.sent(), [subscribed(1, &[("r", QOS1)]), published("y", QOS1, 2, false)]);
     bench.grant(1, &[QOS1]);
     assert_eq!(bench.sent(), []);
-    bench.receive(Inbound::PubAck { id: 2, refused: None });
+    bench.receive(puback(2));
     assert_eq!(bench.sent(), [requested("x", 1, false)]);
 }

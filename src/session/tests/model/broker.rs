@@ -51,8 +51,8 @@ impl Broker {
                 }
                 match qos {
                     QOS0 => {}
-                    QOS1 => self.answers.push_back(Inbound::PubAck { id, refused: None }),
-                    QOS2 => self.answers.push_back(Inbound::PubRec { id, refused: None }),
+                    QOS1 => self.answers.push_back(puback(id)),
+                    QOS2 => self.answers.push_back(pubrec(id)),
                 }
             }
             Sent::PubRel(id) => {
@@ -65,12 +65,12 @@ impl Broker {
                 assert!(self.in_use.insert(id), "identifier {id} is in use twice on one connection");
                 let granted = filters.into_iter().map(|(filter, qos)| {
                     let granted = match filter.split('/').next() {
-                        Some("no") => return None,
+                        Some("no") => return refused(),
                         Some("low") => QOS0,
                         _ => qos,
                     };
                     self.subscriptions.insert(filter, granted);
-                    Some(granted)
+                    Ok(granted)
                 });
                 let granted = granted.collect();
                 self.answers.push_back(Inbound::SubAck { id, granted });
@@ -80,7 +80,7 @@ impl Broker {
                 for filter in filters {
                     self.subscriptions.remove(&filter);
                 }
-                self.answers.push_back(Inbound::UnsubAck(id));
+                self.answers.push_back(unsuback(id));
             }
             Sent::PubAck(id) => self.finish(id, QOS1, false),
             Sent::PubRec(id) => {
@@ -101,9 +101,9 @@ impl Broker {
 
     /// The client got this.
     pub(super) fn note_answered(&mut self, inbound: &Inbound) {
-        if let Inbound::PubAck { id, refused: None }
+        if let Inbound::PubAck { id, .. }
         | Inbound::PubComp(id)
-        | Inbound::UnsubAck(id)
+        | Inbound::UnsubAck { id, .. }
         | Inbound::SubAck { id, .. } = inbound
         {
             self.in_use.remove(id);
@@ -142,7 +142,7 @@ impl Outgoing {
     pub(super) fn publish(&self, dup: bool) -> Inbound {
         let (topic, payload) = (Topic::new(self.topic).unwrap(), payload(self.tag, false));
         let id = if self.qos == QOS0 { 0 } else { self.id };
-        Inbound::Publish(Incoming { topic, payload, qos: self.qos, retain: false, dup, id })
+        Inbound::Publish(Incoming { dup, ..plain(topic, payload, self.qos, id) })
     }
 }
 

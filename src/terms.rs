@@ -1,0 +1,89 @@
+//! Protocol versions, and what the broker said when it accepted a connection.
+
+use std::time::Duration;
+
+use crate::QoS;
+
+/// The versions of MQTT an agent can speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Version {
+    /// MQTT 3.1 (protocol name `MQIsdp`, level 3): client identifiers of 1 to 23 characters.
+    V31,
+    /// MQTT 3.1.1 (level 4).
+    #[default]
+    V311,
+    /// MQTT 5 (level 5).
+    V5,
+    /// MQTT 5, or 3.1.1 where the broker refuses that version or closes the connection on it: asked anew at each
+    /// connect. [`Terms::version`] tells which it was.
+    Auto,
+}
+
+/// The terms of a connection, as the broker's CONNACK stated them (MQTT 5, section 3.2.2.3); from a broker of an earlier
+/// version, what that version implies. Part of [`State::Connected`](crate::State::Connected).
+///
+/// The agent keeps to all of them by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Terms {
+    /// The protocol version spoken; never [`Version::Auto`].
+    pub version: Version,
+    /// The client identifier of the connection: the one asked for, or the one the broker assigned.
+    pub client_id: String,
+    /// The keep-alive interval the broker asked for in place of the agent's; zero is off.
+    pub keep_alive: Option<Duration>,
+    /// How long the broker keeps the session after the connection, where that is not what the agent asked for;
+    /// [`Duration::MAX`] is for ever.
+    pub session_expiry: Option<Duration>,
+    /// How many QoS 1 and 2 publishes may be unacknowledged at once.
+    pub receive_maximum: u16,
+    /// The largest packet the broker takes, in bytes.
+    pub maximum_packet_size: Option<u32>,
+    /// The highest QoS it takes.
+    pub maximum_qos: QoS,
+    /// How many topic aliases it takes.
+    pub topic_alias_maximum: u16,
+    /// Whether it keeps retained messages.
+    pub retain_available: bool,
+    /// Whether filters may have wildcards.
+    pub wildcard_subscriptions_available: bool,
+    /// Whether it tells by which subscriptions a message comes.
+    pub subscription_identifiers_available: bool,
+    /// Whether it has shared subscriptions.
+    pub shared_subscriptions_available: bool,
+    /// A prefix for reply topics that this client may use; see
+    /// [`Options::request_response_information`](crate::Options::request_response_information).
+    pub response_information: Option<String>,
+    /// Another broker that it would have the client use.
+    pub server_reference: Option<String>,
+    /// What it said to people.
+    pub reason_string: Option<String>,
+    /// What it said to programs.
+    pub user_properties: Vec<(String, String)>,
+}
+
+impl Terms {
+    /// What a CONNACK without properties means.
+    pub(crate) fn implied(version: Version, client_id: impl Into<String>) -> Self {
+        Self {
+            version,
+            client_id: client_id.into(),
+            keep_alive: None,
+            session_expiry: None,
+            receive_maximum: u16::MAX,
+            maximum_packet_size: None,
+            maximum_qos: QoS::ExactlyOnce,
+            topic_alias_maximum: 0,
+            retain_available: true,
+            wildcard_subscriptions_available: true,
+            // Before MQTT 5 there are none.
+            subscription_identifiers_available: version == Version::V5,
+            shared_subscriptions_available: true,
+            response_information: None,
+            server_reference: None,
+            reason_string: None,
+            user_properties: Vec::new(),
+        }
+    }
+}
