@@ -18,6 +18,7 @@ use crate::reconnect::Lost;
 use crate::session::Session;
 use crate::state::State;
 use crate::stats::Counters;
+use crate::telemetry::{self, TARGET};
 use crate::Error;
 
 pub(crate) struct Actor {
@@ -164,7 +165,8 @@ impl Actor {
         match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
             Poll::Pending => false,
             Poll::Ready(0) => {
-                tracing::debug!("the last handle was dropped");
+                let broker = self.options.address();
+                tracing::debug!(name: "mqtt.abandoned", target: TARGET, broker, "the last handle was dropped");
                 self.session.handle_abandoned(now + self.options.timeout.min(FAR));
                 true
             }
@@ -215,7 +217,8 @@ impl Actor {
 
     fn handle_connected(&mut self, connection: Connection, now: Instant) {
         let (session_present, terms) = (connection.session_present, connection.terms.clone());
-        tracing::info!(broker = self.options.address(), session_present, version = ?terms.version, "connected");
+        let (broker, version) = (self.options.address(), terms.version);
+        tracing::info!(name: "mqtt.connected", target: TARGET, broker, session_present, ?version, "connected");
         // MQTT-3.1.3-6: one that the broker assigned is kept, so that the session is found again.
         if *self.client_id != *terms.client_id {
             self.client_id = terms.client_id.as_str().into();
@@ -233,7 +236,6 @@ impl Actor {
 
     /// The connection is lost or was not made; whether to try again.
     fn handle_lost(&mut self, error: Error, now: Instant) -> bool {
-        tracing::info!(broker = self.options.address(), %error, "not connected");
         if let Link::Up { since, .. } = self.link {
             if now - since >= Lost::STABLE {
                 self.failures = 0;
@@ -245,7 +247,11 @@ impl Actor {
             true => None,
             false => self.options.reconnect.delay(&lost),
         };
-        let retry_at = delay.map(|delay| now + delay.clamp(SHORTEST_DELAY, FAR));
+        let delay = delay.map(|delay| delay.clamp(SHORTEST_DELAY, FAR));
+        let retry_in_ms = delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        let (broker, attempt) = (self.options.address(), self.failures);
+        tracing::info!(name: "mqtt.disconnected", target: TARGET, broker, %error, attempt, retry_in_ms, "not connected");
+        let retry_at = delay.map(|delay| now + delay);
         self.link = Link::Waiting { until: retry_at.unwrap_or(now) };
         // Before the callers are told: one that then looks at the state finds what it was told.
         match retry_at {
@@ -281,6 +287,7 @@ impl Actor {
         while self.commands.try_recv().is_ok() {}
         // Before the answers: whoever is told "closed" sees the same in the state.
         self.state.send_replace(State::Closed { reason: self.end });
+        tracing::info!(name: "mqtt.closed", target: TARGET, broker = self.options.address(), "the agent has ended");
         let (replies, unfinished) = self.session.finish();
         if let Link::Up { connection, .. } = self.link {
             let _ = timeout(SHUTDOWN, connection.shutdown()).await;
@@ -330,6 +337,8 @@ fn poll_input(
 impl Link {
     fn dial(options: &Arc<Options>, client_id: &Arc<str>, is_first: bool) -> Self {
         let (options, client_id) = (options.clone(), client_id.clone());
-        Self::Dialing(Box::pin(async move { Connection::open(&options, &client_id, is_first).await }))
+        Self::Dialing(Box::pin(async move {
+            telemetry::connecting(options.address(), Connection::open(&options, &client_id, is_first)).await
+        }))
     }
 }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::options::{Authentication, Credentials, LastWill, Login, Options};
+use crate::telemetry::TARGET;
 use crate::terms::Terms;
 use crate::transport::{self, Stream};
 use crate::wire::{Codec, ConnAck, Connect, Inbound, Refused};
@@ -51,7 +52,7 @@ impl Connection {
             }
             match shake(Version::V5).run(dial(options).await?).await {
                 Err(error) if may_not_know_v5(&error) && options.mqtt5.authentication.is_none() => {
-                    tracing::debug!(%error, "the broker may not know MQTT 5: trying 3.1.1");
+                    tracing::debug!(name: "mqtt.downgraded", target: TARGET, %error, "the broker may not know MQTT 5: trying 3.1.1");
                     shake(Version::V311).run(dial(options).await?).await
                 }
                 outcome => outcome,

@@ -86,6 +86,8 @@
 //! **In tests.** [`testing`] has a broker in the process, devices that answer as they are told, and a faulty line (feature
 //! `testing`).
 //!
+//! **For operators.** [`telemetry`] names the spans and events that go to `tracing`.
+//!
 //! # Protocol versions
 //!
 //! MQTT 3.1.1 by default, MQTT 3.1 by [`Options::version`].
@@ -117,6 +119,7 @@ mod session;
 mod state;
 mod stats;
 mod subscribe;
+pub mod telemetry;
 mod terms;
 #[cfg(feature = "testing")]
 pub mod testing;

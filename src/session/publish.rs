@@ -16,6 +16,7 @@ use crate::command::{self, Reply};
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::reason::{Reason, ReasonCode};
+use crate::telemetry::TARGET;
 use crate::wire::{self, Codec, Outbound, PacketId};
 use crate::{Error, Outcome, QoS};
 
@@ -297,7 +298,7 @@ impl Session {
     fn give_up(&mut self, owner: Owner, error: Error, now: Instant) {
         match owner {
             Owner::Nobody => {
-                tracing::warn!(%error, "a message that was handed over is given up");
+                tracing::warn!(name: "mqtt.given_up", target: TARGET, %error, "a message that was handed over is given up");
                 self.counters.given_up().add(1);
             }
             Owner::Request(request) => self.fail_request(request, error, now),

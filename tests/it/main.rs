@@ -22,4 +22,5 @@ mod runtimes;
 mod script;
 mod shutdown;
 mod subscribe;
+mod telemetry;
 mod testing;

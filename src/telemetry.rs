@@ -1,0 +1,93 @@
+//! What an agent tells `tracing`. The names are stable: filters, dashboards and alerts may rely on them.
+//!
+//! Everything has the target `mqtt_agent`. Payloads and passwords never appear; topics and filters do. Where no subscriber
+//! wants a span or an event, it costs a comparison.
+//!
+//! # Spans
+//!
+//! A call's span begins when the call is first polled, within the span of its caller, and ends with the call, also when
+//! its future is dropped. `error` is recorded when it fails. What is handed over without waiting has none.
+//!
+//! | name | level | fields |
+//! |---|---|---|
+//! | `mqtt.publish` | debug | `topic`, `qos`, `retain`, `payload_bytes`, `error` |
+//! | `mqtt.subscribe` | debug | `filters`, `qos`, `error` |
+//! | `mqtt.request` | debug | `topic`, `reply_to`, `replies`, `qos`, `payload_bytes`, `error` |
+//! | `mqtt.connect` | debug | `broker`, `error`: one attempt, from the name look-up to the CONNACK; a root |
+//!
+//! # Events
+//!
+//! | name | level | fields |
+//! |---|---|---|
+//! | `mqtt.connected` | info | `broker`, `session_present`, `version` |
+//! | `mqtt.disconnected` | info | `broker`, `error`, `attempt`, and `retry_in_ms` unless it gave up: lost or not made |
+//! | `mqtt.closed` | info | `broker`: the agent has ended |
+//! | `mqtt.abandoned` | debug | `broker`: the last handle was dropped |
+//! | `mqtt.address_failed` | debug | `address`, `error`: another address of the host is tried, if there is one |
+//! | `mqtt.downgraded` | debug | `error`: the broker may not know MQTT 5, and 3.1.1 is tried |
+//! | `mqtt.given_up` | warn | `topic` or `error`: see [`Stats::given_up`](crate::Stats::given_up) |
+//! | `mqtt.oversized` | warn | `size`: see [`Stats::oversized`](crate::Stats::oversized) |
+
+use std::future::Future;
+
+use tracing::field::{display, Empty};
+use tracing::{debug_span, Instrument, Span};
+
+use crate::command::Command;
+use crate::Error;
+
+pub(crate) const TARGET: &str = "mqtt_agent";
+
+/// The span of a call, within that of its caller.
+pub(crate) fn call(command: &Command) -> Span {
+    match command {
+        Command::Publish(command) => {
+            let publish = &command.publish;
+            debug_span!(
+                target: TARGET,
+                "mqtt.publish",
+                topic = publish.topic.as_str(),
+                qos = publish.qos as u8,
+                retain = publish.retain,
+                payload_bytes = publish.payload.len(),
+                error = Empty
+            )
+        }
+        Command::Subscribe(command) => debug_span!(
+            target: TARGET,
+            "mqtt.subscribe",
+            filters = ?command.filters,
+            qos = command.wish.qos as u8,
+            error = Empty
+        ),
+        Command::Request(command) => {
+            let publish = &command.publish;
+            debug_span!(
+                target: TARGET,
+                "mqtt.request",
+                topic = publish.topic.as_str(),
+                reply_to = command.reply_to.as_str(),
+                replies = command.replies,
+                qos = publish.qos as u8,
+                payload_bytes = publish.payload.len(),
+                error = Empty
+            )
+        }
+    }
+}
+
+/// Ends a span with what came of it.
+pub(crate) fn finish<T>(span: &mut Span, outcome: &Result<T, Error>) {
+    if let Err(error) = outcome {
+        span.record("error", display(error));
+    }
+    *span = Span::none();
+}
+
+/// An attempt to connect, in a span of its own.
+pub(crate) async fn connecting<T>(broker: String, attempt: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let mut span = debug_span!(target: TARGET, parent: None, "mqtt.connect", broker, error = Empty);
+    let outcome = attempt.instrument(span.clone()).await;
+    finish(&mut span, &outcome);
+    outcome
+}

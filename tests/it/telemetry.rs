@@ -1,0 +1,208 @@
+//! What operators see: spans and events under stable names, and nothing secret in them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::IntoFuture;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use mqtt_agent::testing::{Broker, Device};
+use mqtt_agent::QoS;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Event, Instrument, Level, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::common::{options, refusing_address, state};
+use crate::support::{millis, within, LIMIT};
+
+/// One span or event.
+#[derive(Debug, Default, Clone)]
+struct Seen {
+    name: String,
+    target: String,
+    level: String,
+    parent: Option<String>,
+    fields: BTreeMap<&'static str, String>,
+    is_closed: bool,
+}
+
+/// Writes down what the crate tells, on this thread, as long as the guard lives.
+#[derive(Clone, Default)]
+struct Journal(Arc<Mutex<Vec<(Option<Id>, Seen)>>>);
+
+impl Journal {
+    fn start() -> (Self, DefaultGuard) {
+        let journal = Self::default();
+        let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(journal.clone()));
+        (journal, guard)
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Vec<(Option<Id>, Seen)>> {
+        self.0.lock().unwrap()
+    }
+
+    fn all(&self, name: &str) -> Vec<Seen> {
+        self.entries().iter().map(|(_, seen)| seen).filter(|seen| seen.name == name).cloned().collect()
+    }
+
+    /// The only one of this name.
+    fn one(&self, name: &str) -> Seen {
+        let mut all = self.all(name);
+        assert_eq!(all.len(), 1, "{name}: {all:?}");
+        all.remove(0)
+    }
+
+    fn note(&self, id: Option<Id>, metadata: &Metadata<'_>, parent: Option<String>, record: impl FnOnce(&mut Seen)) {
+        if !metadata.target().starts_with("mqtt_agent") {
+            return;
+        }
+        let (name, target, level) = (metadata.name().into(), metadata.target().into(), metadata.level().to_string());
+        let mut seen = Seen { name, target, level, parent, ..Seen::default() };
+        record(&mut seen);
+        self.entries().push((id, seen));
+    }
+
+    fn update(&self, id: &Id, change: impl FnOnce(&mut Seen)) {
+        // An identifier is used again after its span was closed.
+        if let Some((_, seen)) = self.entries().iter_mut().rev().find(|(other, _)| other.as_ref() == Some(id)) {
+            change(seen);
+        }
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let parent = context.span(id).and_then(|span| span.parent()).map(|span| span.name().to_owned());
+        self.note(Some(id.clone()), attributes.metadata(), parent, |seen| attributes.record(seen));
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
+        self.update(id, |seen| values.record(seen));
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.note(None, event.metadata(), None, |seen| event.record(seen));
+    }
+
+    fn on_close(&self, id: Id, _: Context<'_, S>) {
+        self.update(&id, |seen| seen.is_closed = true);
+    }
+}
+
+impl Visit for Seen {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.fields.insert(field.name(), value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.fields.insert(field.name(), format!("{value:?}"));
+    }
+}
+
+fn fields<'a>(of: &'a Seen, names: &[&'a str]) -> Vec<&'a str> {
+    names.iter().map(|name| of.fields.get(name).map_or("", String::as_str)).collect()
+}
+
+#[tokio::test]
+async fn every_call_has_a_span_within_that_of_its_caller() {
+    let broker = Broker::start().await.unwrap();
+    let agent = options(&broker.url()).connect().await.unwrap();
+    let mut device = Device::connect(broker.url()).await.unwrap();
+    device.respond_to("rpc", |_| ("res", "pong")).await.unwrap();
+    let (journal, _guard) = Journal::start();
+    let handler = tracing::info_span!(target: "mqtt_agent_test", "handler");
+    let calls = async {
+        agent.publish("a", "12345").qos(QoS::ExactlyOnce).retain(true).await.unwrap();
+        drop(agent.subscribe(["b", "c"]).await.unwrap());
+        agent.request("rpc", "ping").reply_to("res").await.unwrap();
+    };
+    calls.instrument(handler).await;
+
+    let publishes = journal.all("mqtt.publish");
+    let publish = publishes.iter().find(|publish| publish.parent.is_some()).unwrap();
+    assert_eq!(fields(publish, &["topic", "qos", "retain", "payload_bytes", "error"]), ["a", "2", "true", "5", ""]);
+    let subscribe = journal.one("mqtt.subscribe");
+    assert!(subscribe.fields["filters"].contains("\"b\""), "{subscribe:?}");
+    let request = journal.one("mqtt.request");
+    let names = ["topic", "reply_to", "replies", "qos", "payload_bytes", "error"];
+    assert_eq!(fields(&request, &names), ["rpc", "res", "1", "1", "4", ""]);
+    for span in [publish, &subscribe, &request] {
+        assert_eq!((span.target.as_str(), span.level.as_str()), ("mqtt_agent", Level::DEBUG.as_str()));
+        assert_eq!(span.parent.as_deref(), Some("handler"));
+        assert!(span.is_closed);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_fails_or_is_given_up_closes_its_span_and_a_failure_says_why() {
+    let (_port, addr) = refusing_address();
+    let agent = options(&format!("mqtt://{addr}")).connect_lazy().unwrap();
+    let (journal, _guard) = Journal::start();
+    agent.publish("failed", "x").timeout(millis(20)).await.unwrap_err();
+    let mut call = Box::pin(agent.publish("dropped", "x").into_future());
+    assert!(futures::poll!(&mut call).is_pending());
+    let [failed, dropped] = journal.all("mqtt.publish").try_into().unwrap();
+    assert_eq!((failed.is_closed, dropped.is_closed), (true, false));
+    assert!(failed.fields["error"].contains("deadline"), "{failed:?}");
+    drop(call);
+    let [_, dropped] = journal.all("mqtt.publish").try_into().unwrap();
+    assert!(dropped.is_closed && !dropped.fields.contains_key("error"), "{dropped:?}");
+}
+
+#[tokio::test]
+async fn the_life_of_a_connection_is_told_by_events() {
+    let (journal, _guard) = Journal::start();
+    let broker = Broker::start().await.unwrap();
+    let agent = options(&broker.url()).connect().await.unwrap();
+    let address = broker.addr().to_string();
+    broker.stop().await.unwrap();
+    let failed = async {
+        while journal.all("mqtt.disconnected").len() < 2 {
+            tokio::time::sleep(millis(1)).await
+        }
+    };
+    within(LIMIT, "the loss and a failure", failed).await;
+    let mut watch = agent.state();
+    drop(agent);
+    within(LIMIT, "the end", async { while watch.changed().await.is_ok() {} }).await;
+
+    let connected = journal.one("mqtt.connected");
+    assert_eq!(fields(&connected, &["broker", "session_present"]), [&address, "false"]);
+    assert_eq!((connected.target.as_str(), connected.level.as_str()), ("mqtt_agent", Level::INFO.as_str()));
+    for (at, lost) in journal.all("mqtt.disconnected").iter().take(2).enumerate() {
+        assert_eq!(
+            fields(lost, &["broker", "attempt", "retry_in_ms"]),
+            [&address, (at + 1).to_string().as_str(), "10"]
+        );
+        assert!(!lost.fields["error"].is_empty());
+    }
+    let attempts = journal.all("mqtt.connect");
+    assert!(attempts.len() >= 2 && attempts.iter().all(|attempt| attempt.parent.is_none()));
+    assert!(!attempts[0].fields.contains_key("error"));
+    assert!(attempts[1].fields["error"].contains("connect"), "{:?}", attempts[1]);
+    journal.one("mqtt.abandoned");
+    journal.one("mqtt.closed");
+}
+
+#[tokio::test]
+async fn no_payload_and_no_password_is_told() {
+    let (journal, _guard) = Journal::start();
+    let broker = Broker::builder().login("user", "hunter2").start().await.unwrap();
+    let wrong = format!("mqtt://user:hunter3@{}", broker.addr());
+    options(&wrong).connect().await.unwrap_err();
+    let url = format!("mqtt://user:hunter2@{}", broker.addr());
+    let agent = options(&url).connect().await.unwrap();
+    let mut stream = agent.subscribe("a").await.unwrap();
+    agent.publish("a", "swordfish").await.unwrap();
+    agent.request("a", "swordfish").reply_to("a").await.unwrap();
+    stream.recv().await.unwrap().unwrap();
+    agent.close().await;
+    state(&agent, "the end", mqtt_agent::State::is_closed).await;
+    let told = format!("{:?}", journal.entries());
+    assert!(told.contains("mqtt.request") && told.contains("mqtt.connected"));
+    for secret in ["hunter2", "hunter3", "swordfish"] {
+        assert!(!told.contains(secret), "{told}");
+    }
+}
