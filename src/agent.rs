@@ -279,13 +279,8 @@ impl Agent {
         self.shared.lanes.state.clone()
     }
 
-    /// The state now. A task that ended with its runtime left its last one behind, which is not true any more.
     pub(crate) fn state_now(&self) -> State {
-        let state = &self.shared.lanes.state;
-        match state.has_changed() {
-            Err(_) if !state.borrow().is_closed() => State::Closed { reason: None },
-            _ => state.borrow().clone(),
-        }
+        State::now(&self.shared.lanes.state)
     }
 
     /// What the agent has done and holds.

@@ -86,7 +86,8 @@
 //! **In tests.** [`testing`] has a broker in the process, devices that answer as they are told, and a faulty line (feature
 //! `testing`).
 //!
-//! **For operators.** [`telemetry`] names the spans and events that go to `tracing`.
+//! **For operators.** [`telemetry`] names the spans and events that go to `tracing`, and the metrics that go to the
+//! `metrics` facade (feature `metrics`).
 //!
 //! # Protocol versions
 //!
@@ -107,6 +108,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod global;
+mod histogram;
 mod message;
 mod options;
 mod properties;
@@ -132,6 +134,7 @@ pub use brokers::{Brokers, BrokersState, BrokersSubscription};
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
 pub use error::{Error, ErrorKind, Outcome, Refusal};
+pub use histogram::Histogram;
 pub use message::{Message, QoS};
 pub use options::{Exchange, ExchangeFuture, LastWill, Login, Offline, Options};
 pub use properties::Properties;

@@ -1,4 +1,4 @@
-//! What an agent tells `tracing`. The names are stable: filters, dashboards and alerts may rely on them.
+//! What an agent tells `tracing` and the `metrics` facade. The names are stable: filters, dashboards and alerts may rely on them.
 //!
 //! Everything has the target `mqtt_agent`. Payloads and passwords never appear; topics and filters do. Where no subscriber
 //! wants a span or an event, it costs a comparison.
@@ -27,6 +27,20 @@
 //! | `mqtt.downgraded` | debug | `error`: the broker may not know MQTT 5, and 3.1.1 is tried |
 //! | `mqtt.given_up` | warn | `topic` or `error`: see [`Stats::given_up`](crate::Stats::given_up) |
 //! | `mqtt.oversized` | warn | `size`: see [`Stats::oversized`](crate::Stats::oversized) |
+//!
+//! # Metrics
+//!
+//! With the feature `metrics`, `Agent::metrics` hands the counters of [`Stats`](crate::Stats) to the recorder of the
+//! `metrics` facade, each with the label `agent`: the name that the call gives it.
+//!
+//! | name | type |
+//! |---|---|
+//! | `mqtt_agent_published_total`, `…_acked_total`, `…_received_total`, `…_unclaimed_total`, `…_oversized_total`, `…_lagged_total`, `…_given_up_total`, `…_late_replies_total`, `…_reconnects_total` | counter |
+//! | `mqtt_agent_queued`, `…_in_flight`, `…_pending_requests`, `…_filters`, `…_subscribers` | gauge |
+//! | `mqtt_agent_connected` | gauge: 1 or 0 |
+//! | `mqtt_agent_ack_seconds`, `mqtt_agent_reply_seconds` | histogram |
+//!
+//! Every counter of [`Stats`](crate::Stats) is there under its own name.
 
 use std::future::Future;
 
@@ -35,6 +49,12 @@ use tracing::{debug_span, Instrument, Span};
 
 use crate::command::Command;
 use crate::Error;
+
+#[cfg(feature = "metrics")]
+mod metrics;
+
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
 
 pub(crate) const TARGET: &str = "mqtt_agent";
 

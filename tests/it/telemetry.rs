@@ -1,10 +1,11 @@
 //! What operators see: spans and events under stable names, and nothing secret in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::IntoFuture;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use mqtt_agent::testing::{Broker, Device};
 use mqtt_agent::QoS;
 use tracing::field::{Field, Visit};
@@ -14,7 +15,7 @@ use tracing::{Event, Instrument, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::common::{options, refusing_address, state};
+use crate::common::{options, refusing_address, state, stats};
 use crate::support::{millis, within, LIMIT};
 
 /// One span or event.
@@ -205,4 +206,61 @@ async fn no_payload_and_no_password_is_told() {
     for secret in ["hunter2", "hunter3", "swordfish"] {
         assert!(!told.contains(secret), "{told}");
     }
+}
+
+/// What a recorder holds after `record`, by name; of a histogram, its values.
+fn exported(record: impl FnOnce()) -> BTreeMap<String, DebugValue> {
+    let recorder = DebuggingRecorder::new();
+    let snapshot = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, record);
+    let snapshot = snapshot.snapshot().into_vec().into_iter();
+    snapshot
+        .map(|(key, _, help, value)| {
+            let key = key.key();
+            let labels: Vec<_> = key.labels().map(|label| (label.key(), label.value())).collect();
+            assert_eq!(labels, [("agent", "main")]);
+            assert!(help.is_some_and(|help| !help.starts_with(' ')), "{key:?}");
+            (key.name().to_owned(), value)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn metrics_export_every_counter_and_each_round_trip_once() {
+    let broker = Broker::start().await.unwrap();
+    let agent = options(&broker.url()).connect().await.unwrap();
+    let mut metrics = agent.metrics("main");
+    for _ in 0..3 {
+        agent.publish("a", "x").await.unwrap();
+    }
+    agent.request("b", "x").reply_to("b").await.unwrap();
+    stats(&agent, "all acknowledgements", |stats| stats.ack_times.count() == 4 && stats.in_flight == 0).await;
+
+    let first = exported(|| metrics.record());
+    let shown = format!("{:?}", agent.stats());
+    let names = shown.split([' ', '{', ',']).filter_map(|word| word.strip_suffix(':')).collect::<BTreeSet<_>>();
+    for name in names.difference(&BTreeSet::from(["ack_times", "reply_times", "count", "mean", "p50", "p99"])) {
+        let names = ["_total", ""].map(|suffix| format!("mqtt_agent_{name}{suffix}"));
+        assert!(names.iter().any(|name| first.contains_key(name)), "{name}");
+    }
+    assert_eq!(first["mqtt_agent_acked_total"], DebugValue::Counter(4));
+    assert_eq!(first["mqtt_agent_filters"], DebugValue::Gauge(1.0.into()));
+    assert_eq!(first["mqtt_agent_connected"], DebugValue::Gauge(1.0.into()));
+    let count = |values: &DebugValue| match values {
+        DebugValue::Histogram(values) => {
+            assert!(values.iter().all(|value| value.0 > 0.0 && value.0 < LIMIT.as_secs_f64()), "{values:?}");
+            values.len()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((count(&first["mqtt_agent_ack_seconds"]), count(&first["mqtt_agent_reply_seconds"])), (4, 1));
+
+    agent.publish("a", "x").await.unwrap();
+    let mut state = agent.state();
+    drop(agent);
+    within(LIMIT, "the end", async { while state.changed().await.is_ok() {} }).await;
+    let second = exported(|| metrics.record());
+    assert_eq!(second["mqtt_agent_acked_total"], DebugValue::Counter(5));
+    assert_eq!(second["mqtt_agent_connected"], DebugValue::Gauge(0.0.into()));
+    assert_eq!((count(&second["mqtt_agent_ack_seconds"]), count(&second["mqtt_agent_reply_seconds"])), (1, 0));
 }
