@@ -30,7 +30,7 @@ async fn memory_and_tasks_after_many_bursts_of_work_are_what_they_were_after_the
     // Outside of this process, so that its memory does not count.
     let Some(broker) = mosquitto_or_skip(MosquittoConfig::default()).await else { return };
     assert_small(&broker.url()).await;
-    let line = Proxy::start(broker.addr()).await.unwrap();
+    let line = Proxy::start(broker.addr()).await;
     let metrics = tokio::runtime::Handle::current().metrics();
     let tasks_before = metrics.num_alive_tasks();
     let agent = Options::from_url(&line.url())

@@ -21,7 +21,7 @@ struct Lab {
 impl Lab {
     fn start() -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let broker = runtime.block_on(EmbeddedBroker::start()).unwrap();
+        let broker = runtime.block_on(EmbeddedBroker::start());
         let url = broker.url();
         runtime.block_on(async {
             let device = mqtt_agent::Agent::connect(&url).await.unwrap();
@@ -198,7 +198,7 @@ fn what_was_accepted_is_sent_after_the_last_handle_is_dropped() {
 #[test]
 fn a_refusal_to_connect_is_told_and_a_lazy_agent_tries_again() {
     let (_port, addr) = refusing_address();
-    let url = format!("mqtt://{addr}");
+    let url = crate::support::url(addr);
     assert_eq!(Agent::connect(&url).unwrap_err().kind(), ErrorKind::Connection);
     assert_eq!(Agent::connect("mqtt://").unwrap_err().kind(), ErrorKind::InvalidOptions);
     let agent = Agent::connect_lazy(url).unwrap();
@@ -221,7 +221,7 @@ fn a_call_on_the_agents_own_thread_is_refused_instead_of_waiting_for_itself() {
             Some(millis(10))
         }
     };
-    let options = Options::from_url(&format!("mqtt://{addr}")).unwrap().reconnect(policy);
+    let options = Options::from_url(&crate::support::url(addr)).unwrap().reconnect(policy);
     agent.set(Agent::connect_lazy(options).unwrap()).unwrap();
     let kind = std::iter::from_fn(|| tells.recv_timeout(LIMIT).ok()).flatten().next();
     assert_eq!(kind, Some(ErrorKind::OwnThread));

@@ -15,7 +15,7 @@ use crate::support::{millis, secs, within, EmbeddedBroker, Scripted, LIMIT};
 /// Two brokers that allow everything, registered as "eu" and "us".
 async fn pair() -> (Brokers, [EmbeddedBroker; 2]) {
     let brokers = Brokers::new();
-    let running = [EmbeddedBroker::start().await.unwrap(), EmbeddedBroker::start().await.unwrap()];
+    let running = [EmbeddedBroker::start().await, EmbeddedBroker::start().await];
     for (name, broker) in ["eu", "us"].into_iter().zip(&running) {
         brokers.add(name, options(&broker.url())).unwrap();
     }
@@ -111,7 +111,7 @@ async fn one_state_tells_of_every_broker() {
     let connected = |state: &Option<State>| state.as_ref().is_some_and(State::is_connected);
     let all = watch.wait_for(|brokers| brokers.values().all(connected));
     within(LIMIT, "both connections", all).await.unwrap();
-    us.stop().await.unwrap();
+    us.stop().await;
     let lost = watch.wait_for(|brokers| connected(&brokers["eu"]) && !connected(&brokers["us"]));
     within(LIMIT, "the loss of one", lost).await.unwrap();
     brokers.add("asia", "mqtt://localhost").unwrap();
@@ -124,7 +124,7 @@ async fn one_state_tells_of_every_broker() {
     within(LIMIT, "the end", async { while watch.changed().await.is_some() {} }).await;
     assert!(watch.wait_for(|_| false).await.unwrap_err().is_closed());
     assert!(watch.current().is_empty());
-    eu.stop().await.unwrap();
+    eu.stop().await;
 }
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn brokers_added_later_join_the_stream_and_removed_ones_leave_it() {
     let (brokers, _running) = pair().await;
     let mut stream = brokers.subscribe(|agent| agent.subscribe("a"));
     within(LIMIT, "both subscriptions", stream.joined()).await;
-    let later = EmbeddedBroker::start().await.unwrap();
+    let later = EmbeddedBroker::start().await;
     brokers.add("asia", options(&later.url())).unwrap();
     within(LIMIT, "the third subscription", stream.joined()).await;
     brokers.get("asia").unwrap().publish("a", "later").await.unwrap();
@@ -184,7 +184,7 @@ async fn a_broker_that_cannot_be_reached_joins_when_it_can_and_holds_nobody_up()
 #[tokio::test]
 async fn a_broker_that_refuses_says_so_once_and_the_others_go_on() {
     let (brokers, _running) = pair().await;
-    let strict = EmbeddedBroker::builder().refuse("a").start().await.unwrap();
+    let strict = EmbeddedBroker::start_with(EmbeddedBroker::builder().refuse("a")).await;
     brokers.add("strict", options(&strict.url())).unwrap();
     let mut stream = brokers.subscribe(|agent| agent.subscribe("a"));
     within(LIMIT, "two subscriptions and a refusal", stream.joined()).await;

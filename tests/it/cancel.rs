@@ -136,7 +136,7 @@ broker_test!(a_collect_can_be_dropped_at_any_point, |broker| async move {
 });
 
 broker_test!(a_connect_can_be_dropped_at_any_point, |broker| async move {
-    let proxy = Proxy::start(broker.addr()).await.unwrap();
+    let proxy = Proxy::start(broker.addr()).await;
     for woken in [false, true] {
         let mut ended = false;
         for polls in 0..MOST {
@@ -157,7 +157,7 @@ broker_test!(a_connect_can_be_dropped_at_any_point, |broker| async move {
 });
 
 broker_test!(calls_dropped_while_the_line_is_down_leave_nothing, |broker| async move {
-    let proxy = Proxy::start(broker.addr()).await.unwrap();
+    let proxy = Proxy::start(broker.addr()).await;
     let agent = options(&proxy.url()).reply_linger(Duration::ZERO).connect().await.unwrap();
     proxy.refuse(true);
     proxy.cut().await;

@@ -200,8 +200,8 @@ broker_test!(
 async fn cut_lines(broker: &Broker) {
     let metrics = tokio::runtime::Handle::current().metrics();
     let tasks_before = metrics.num_alive_tasks();
-    let publisher_line = Arc::new(Proxy::start(broker.addr()).await.unwrap());
-    let subscriber_line = Arc::new(Proxy::start(broker.addr()).await.unwrap());
+    let publisher_line = Arc::new(Proxy::start(broker.addr()).await);
+    let subscriber_line = Arc::new(Proxy::start(broker.addr()).await);
     let subscriber = options(&subscriber_line.url(), "chaos-subscriber").connect().await.unwrap();
     let stream = subscriber.subscribe("chaos/+").qos(QoS::ExactlyOnce).capacity(1 << 17).await.unwrap();
     let publisher = options(&publisher_line.url(), "chaos-publisher").max_in_flight(IN_FLIGHT).connect().await.unwrap();

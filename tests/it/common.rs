@@ -7,11 +7,16 @@ use mqtt_agent::{Agent, Lost, Options, State, Stats};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
-use crate::support::{millis, within, Peer, Scripted, LIMIT};
+use crate::support::{millis, within, Peer, Scripted, LIMIT, VERSION};
 
 /// Options for this URL that try again at once after a loss.
 pub(crate) fn options(url: &str) -> Options {
-    Agent::builder(url).unwrap().reconnect(|_: &Lost| Some(millis(10)))
+    Agent::builder(url).unwrap().version(VERSION).reconnect(|_: &Lost| Some(millis(10)))
+}
+
+/// The same, with a session that the peer may keep.
+pub(crate) fn kept(server: &Scripted) -> Options {
+    options(&server.url()).clean_session(false).client_id("kept")
 }
 
 /// Never tries again.

@@ -10,7 +10,8 @@ use crate::support::{within, EmbeddedBroker, LIMIT};
 /// Runs the test of this name, which is ignored otherwise, in a new process.
 async fn in_a_new_process(test: &'static str, url: Option<String>) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "--ignored", "--nocapture", &format!("global::{test}")]).env_remove("MQTT_URL");
+    let (_crate, module) = module_path!().split_once("::").unwrap();
+    command.args(["--exact", "--ignored", "--nocapture", &format!("{module}::{test}")]).env_remove("MQTT_URL");
     if let Some(url) = url {
         command.env("MQTT_URL", url);
     }
@@ -21,7 +22,7 @@ async fn in_a_new_process(test: &'static str, url: Option<String>) {
 
 #[tokio::test]
 async fn without_a_set_the_environment_says_where_the_broker_is() {
-    let broker = EmbeddedBroker::start().await.unwrap();
+    let broker = EmbeddedBroker::start().await;
     in_a_new_process("uses_the_environment", Some(broker.url())).await;
 }
 
@@ -47,7 +48,7 @@ async fn has_nothing_to_go_by() {
     assert_eq!(error.kind(), ErrorKind::InvalidOptions);
     assert!(error.to_string().contains("MQTT_URL"), "{error}");
     // Not too late.
-    let broker = EmbeddedBroker::start().await.unwrap();
+    let broker = EmbeddedBroker::start().await;
     global::set_options(broker.url()).unwrap();
     within(LIMIT, "the publish", async { global::agent().unwrap().publish("a", "x").await }).await.unwrap();
     global::agent().unwrap().drain(LIMIT).await.unwrap();

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
-mod support;
+pub(crate) mod support;
 
 mod bad_input;
 mod blocking;
@@ -12,14 +12,14 @@ mod brokers;
 mod cancel;
 mod chaos;
 mod collect;
-mod common;
+pub(crate) mod common;
 mod connect;
 mod global;
 mod many;
 mod publish;
 mod request;
 mod runtimes;
-mod script;
+pub(crate) mod script;
 mod shutdown;
 mod subscribe;
 mod telemetry;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{join, join_all};
 use mqtt_agent::{Agent, Error, ErrorKind, Message, Offline, Outcome, QoS};
-use rumqttc::mqttbytes::v4::{Publish, SubscribeReasonCode};
+use rumqttc::mqttbytes::v4::{Packet, Publish, SubAck, SubscribeReasonCode};
 use rumqttc::mqttbytes::QoS as WireQoS;
 use tokio::task::JoinHandle;
 
@@ -379,11 +379,8 @@ async fn a_message_in_one_segment_with_the_suback_is_not_the_reply() {
     let (_scripted, agent, mut peer) = pair().await;
     let call = tokio::spawn(call(&agent, "ping"));
     let subscribe = peer.expect_subscribe().await;
-    let [high, low] = subscribe.pkid.to_be_bytes();
-    let mut bytes = vec![0x90, 3, high, low, 1];
-    bytes.extend_from_slice(b"\x30\x0e\x00\x03restoo early");
-    bytes[6] = (bytes.len() - 7) as u8;
-    peer.send_raw(&bytes).await;
+    let granted = SubAck::new(subscribe.pkid, vec![GRANTED]);
+    peer.send_together([Packet::SubAck(granted), Packet::Publish(message("res", "too early"))]).await;
     answer(&mut peer, "ping", "pong").await;
     assert_eq!(call.await.unwrap().unwrap().text().unwrap(), "pong");
     assert_eq!(agent.stats().late_replies, 1);
@@ -399,7 +396,7 @@ async fn a_late_reply_is_counted_and_given_to_nobody() {
     peer.puback(request.pkid).await;
     peer.publish(message("res", "1")).await;
     settled(&agent, "a late reply", |stats| stats.late_replies == 1).await;
-    let ((), reply) = join(answer(&mut peer, "2", "2"), text(crate::request::call(&agent, "2"))).await;
+    let ((), reply) = join(answer(&mut peer, "2", "2"), text(super::request::call(&agent, "2"))).await;
     assert_eq!(reply, "2");
 }
 
@@ -547,7 +544,7 @@ broker_test!(a_call_survives_a_cut_line, |broker| async move {
     let device = Agent::connect(broker.url()).await.unwrap();
     let mut calls = device.subscribe("dev/+/rpc").await.unwrap();
     for kept in [false, true] {
-        let proxy = Proxy::start(broker.addr()).await.unwrap();
+        let proxy = Proxy::start(broker.addr()).await;
         let options = options(&proxy.url()).client_id("cut").clean_session(!kept);
         let agent = options.connect().await.unwrap();
         for round in 0..3_u64 {

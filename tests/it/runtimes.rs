@@ -5,7 +5,7 @@ use std::future::{Future, IntoFuture};
 use std::rc::Rc;
 use std::thread;
 
-use mqtt_agent::testing::{Broker, Device};
+use mqtt_agent::testing::Device;
 use mqtt_agent::{Agent, Delivery, Error, Options, QoS};
 use rumqttc::mqttbytes::v4::SubscribeReasonCode;
 use rumqttc::mqttbytes::QoS as WireQoS;
@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 
 use crate::common::options;
-use crate::support::{millis, secs, within, Scripted, LIMIT};
+use crate::support::{millis, secs, within, EmbeddedBroker, Scripted, LIMIT};
 
 fn runtimes() -> [Runtime; 3] {
     [Builder::new_current_thread(), Builder::new_multi_thread(), Builder::new_multi_thread()]
@@ -44,7 +44,7 @@ async fn use_every_verb(url: &str) {
 fn every_verb_works_on_every_kind_of_runtime() {
     for runtime in runtimes() {
         runtime.block_on(async {
-            let broker = Broker::start().await.unwrap();
+            let broker = EmbeddedBroker::start().await;
             let url = broker.url();
             within(LIMIT, "the answers", use_every_verb(&url)).await;
             let spawned = tokio::spawn(async move { use_every_verb(&url).await });
@@ -57,7 +57,7 @@ fn every_verb_works_on_every_kind_of_runtime() {
 fn tasks_that_stay_on_their_thread_may_use_it() {
     for runtime in runtimes() {
         runtime.block_on(async {
-            let broker = Broker::start().await.unwrap();
+            let broker = EmbeddedBroker::start().await;
             let agent = Agent::connect(broker.url()).await.unwrap();
             let sent = Rc::new(Cell::new(0));
             let tasks = LocalSet::new();
@@ -77,7 +77,7 @@ fn tasks_that_stay_on_their_thread_may_use_it() {
 #[tokio::test]
 async fn a_select_that_prefers_another_branch_loses_no_message() {
     const COUNT: usize = 500;
-    let broker = Broker::start().await.unwrap();
+    let broker = EmbeddedBroker::start().await;
     let agent = Agent::connect(broker.url()).await.unwrap();
     let mut stream = agent.subscribe("a").await.unwrap();
     let publishing = tokio::spawn(async move {
@@ -170,7 +170,7 @@ async fn when_the_runtime_of_an_agent_ends_everyone_who_waits_elsewhere_is_told(
 #[test]
 fn an_agent_made_on_one_runtime_is_used_from_another_and_from_its_threads_for_blocking_work() {
     let broker_runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let broker = broker_runtime.block_on(Broker::start()).unwrap();
+    let broker = broker_runtime.block_on(EmbeddedBroker::start());
     let agent = broker_runtime.block_on(Options::from_url(&broker.url()).unwrap().connect()).unwrap();
     for runtime in runtimes() {
         runtime.block_on(async {
@@ -181,7 +181,7 @@ fn an_agent_made_on_one_runtime_is_used_from_another_and_from_its_threads_for_bl
         });
     }
     drop(agent);
-    broker_runtime.block_on(broker.stop()).unwrap();
+    broker_runtime.block_on(broker.stop());
 }
 
 const QOS: [QoS; 2] = [QoS::AtLeastOnce, QoS::ExactlyOnce];

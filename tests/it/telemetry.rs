@@ -6,7 +6,8 @@ use std::future::IntoFuture;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use mqtt_agent::testing::{Broker, Device};
+use mqtt_agent::testing::Device;
+
 use mqtt_agent::QoS;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -16,7 +17,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::common::{options, refusing_address, state, stats};
-use crate::support::{millis, within, LIMIT};
+use crate::support::{millis, within, EmbeddedBroker, LIMIT};
 
 /// One span or event.
 #[derive(Debug, Default, Clone)]
@@ -108,7 +109,7 @@ fn fields<'a>(of: &'a Seen, names: &[&'a str]) -> Vec<&'a str> {
 
 #[tokio::test]
 async fn every_call_has_a_span_within_that_of_its_caller() {
-    let broker = Broker::start().await.unwrap();
+    let broker = EmbeddedBroker::start().await;
     let agent = options(&broker.url()).connect().await.unwrap();
     let mut device = Device::connect(broker.url()).await.unwrap();
     device.respond_to("rpc", |_| ("res", "pong")).await.unwrap();
@@ -139,7 +140,7 @@ async fn every_call_has_a_span_within_that_of_its_caller() {
 #[tokio::test]
 async fn a_call_that_fails_or_is_given_up_closes_its_span_and_a_failure_says_why() {
     let (_port, addr) = refusing_address();
-    let agent = options(&format!("mqtt://{addr}")).connect_lazy().unwrap();
+    let agent = options(&crate::support::url(addr)).connect_lazy().unwrap();
     let (journal, _guard) = Journal::start();
     agent.publish("failed", "x").timeout(millis(20)).await.unwrap_err();
     let mut call = Box::pin(agent.publish("dropped", "x").into_future());
@@ -155,10 +156,10 @@ async fn a_call_that_fails_or_is_given_up_closes_its_span_and_a_failure_says_why
 #[tokio::test]
 async fn the_life_of_a_connection_is_told_by_events() {
     let (journal, _guard) = Journal::start();
-    let broker = Broker::start().await.unwrap();
+    let broker = EmbeddedBroker::start().await;
     let agent = options(&broker.url()).connect().await.unwrap();
     let address = broker.addr().to_string();
-    broker.stop().await.unwrap();
+    broker.stop().await;
     let failed = async {
         while journal.all("mqtt.disconnected").len() < 2 {
             tokio::time::sleep(millis(1)).await
@@ -190,10 +191,10 @@ async fn the_life_of_a_connection_is_told_by_events() {
 #[tokio::test]
 async fn no_payload_and_no_password_is_told() {
     let (journal, _guard) = Journal::start();
-    let broker = Broker::builder().login("user", "hunter2").start().await.unwrap();
-    let wrong = format!("mqtt://user:hunter3@{}", broker.addr());
+    let broker = EmbeddedBroker::start_with(EmbeddedBroker::builder().login("user", "hunter2")).await;
+    let wrong = broker.url().replace("mqtt://", "mqtt://user:hunter3@");
     options(&wrong).connect().await.unwrap_err();
-    let url = format!("mqtt://user:hunter2@{}", broker.addr());
+    let url = broker.url().replace("mqtt://", "mqtt://user:hunter2@");
     let agent = options(&url).connect().await.unwrap();
     let mut stream = agent.subscribe("a").await.unwrap();
     agent.publish("a", "swordfish").await.unwrap();
@@ -227,7 +228,7 @@ fn exported(record: impl FnOnce()) -> BTreeMap<String, DebugValue> {
 
 #[tokio::test]
 async fn metrics_export_every_counter_and_each_round_trip_once() {
-    let broker = Broker::start().await.unwrap();
+    let broker = EmbeddedBroker::start().await;
     let agent = options(&broker.url()).connect().await.unwrap();
     let mut metrics = agent.metrics("main");
     for _ in 0..3 {

@@ -6,13 +6,13 @@ use mqtt_agent::testing::{Broker, Device, Packet, Proxy, Response};
 use mqtt_agent::{Agent, ErrorKind, Outcome, State};
 
 use crate::common::{options, state, stats};
-use crate::support::{millis, secs, within, LIMIT};
+use crate::support::{millis, secs, url, within, LIMIT};
 
 /// A broker, a faulty line to it, and an agent at the line's end.
 async fn lab() -> (Broker, Proxy, Agent) {
     let broker = Broker::start().await.unwrap();
     let line = Proxy::start(broker.addr()).await.unwrap();
-    let agent = options(&line.url()).connect().await.unwrap();
+    let agent = options(&url(line.addr())).connect().await.unwrap();
     (broker, line, agent)
 }
 
@@ -24,7 +24,7 @@ async fn ask(agent: &Agent) -> Result<String, ErrorKind> {
 #[tokio::test]
 async fn a_device_answers_as_it_is_told_call_by_call() {
     let (broker, _line, agent) = lab().await;
-    let mut device = Device::connect(broker.url()).await.unwrap();
+    let mut device = Device::connect(url(broker.addr())).await.unwrap();
     let mut calls = 0;
     let respond = move |call: &mqtt_agent::Message| {
         calls += 1;
@@ -49,7 +49,7 @@ async fn a_device_answers_as_it_is_told_call_by_call() {
 #[tokio::test]
 async fn a_device_answers_several_times_and_in_parts() {
     let (broker, _line, agent) = lab().await;
-    let mut device = Device::connect(broker.url()).await.unwrap();
+    let mut device = Device::connect(url(broker.addr())).await.unwrap();
     let parts = || Response::reply("res", "a").times(2).and(Response::reply("res", "b").after(millis(20)));
     device.respond_to(["rpc", "other"], move |_| parts()).await.unwrap();
     let call = agent.request("rpc", "ping").reply_to("res").replies(3).into_future();
@@ -61,7 +61,7 @@ async fn a_device_answers_several_times_and_in_parts() {
 #[tokio::test]
 async fn a_device_takes_calls_of_many_at_once_whatever_their_delays() {
     let (broker, _line, agent) = lab().await;
-    let mut device = Device::connect(broker.url()).await.unwrap();
+    let mut device = Device::connect(url(broker.addr())).await.unwrap();
     let respond = |call: &mqtt_agent::Message| {
         let name = call.topic().as_str().to_owned();
         let delay = if name == "slow/rpc" { secs(60) } else { millis(1) };
@@ -80,7 +80,7 @@ async fn a_device_takes_calls_of_many_at_once_whatever_their_delays() {
 #[tokio::test]
 async fn what_a_device_cannot_send_is_told_at_its_end() {
     let (broker, _line, agent) = lab().await;
-    let mut device = Device::connect(broker.url()).await.unwrap();
+    let mut device = Device::connect(url(broker.addr())).await.unwrap();
     device.respond_to("rpc", |_| ("no/+/topic", "pong")).await.unwrap();
     assert_eq!(ask(&agent).await, Err(ErrorKind::Timeout));
     assert_eq!(device.stop().await.unwrap_err().kind(), ErrorKind::InvalidTopic);
@@ -90,7 +90,7 @@ async fn what_a_device_cannot_send_is_told_at_its_end() {
 async fn a_retained_message_is_no_call() {
     let (broker, _line, agent) = lab().await;
     agent.publish("rpc", "old").retain(true).await.unwrap();
-    let mut device = Device::connect(broker.url()).await.unwrap();
+    let mut device = Device::connect(url(broker.addr())).await.unwrap();
     device.respond_to("rpc", |call| ("res", call.payload().clone())).await.unwrap();
     assert_eq!(ask(&agent).await.unwrap(), "ping");
     assert_eq!(device.agent().stats().published, 1);

@@ -3,19 +3,40 @@
 // Not every test uses every helper.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+pub mod embedded;
 pub mod mosquitto;
 pub mod polls;
 pub mod scripted;
+pub mod v5;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Once;
 use std::time::Duration;
 
+use mqtt_agent::testing::BrokerBuilder;
+use mqtt_agent::Version;
+
+pub use embedded::{EmbeddedBroker, Proxy};
 pub use mosquitto::{Mosquitto, MosquittoConfig, Persistence};
-pub use mqtt_agent::testing::{within, Broker as EmbeddedBroker, BrokerBuilder as EmbeddedBuilder, Direction, Proxy};
+pub use mqtt_agent::testing::{within, Direction};
 pub use polls::{drop_after_polls, drop_when_woken_after_polls};
 pub use scripted::{Peer, Scripted};
+
+/// The version that agents speak in these tests, which are built once for each: as `it` for 3.1.1, as `it_v5` for MQTT 5.
+pub const VERSION: Version = if is_v5() { Version::V5 } else { Version::V311 };
+
+pub const fn is_v5() -> bool {
+    matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"it_v5")
+}
+
+/// The URL of a broker at this address, for an agent of that version.
+pub fn url(addr: SocketAddr) -> String {
+    match is_v5() {
+        true => format!("mqtt://{addr}?version=5"),
+        false => format!("mqtt://{addr}"),
+    }
+}
 
 /// How long a test waits for something that is to happen at once.
 pub const LIMIT: Duration = Duration::from_secs(5);
@@ -56,7 +77,7 @@ pub struct Broker {
 }
 
 enum Inner {
-    Embedded(EmbeddedBuilder, Option<EmbeddedBroker>),
+    Embedded(BrokerBuilder, Option<EmbeddedBroker>),
     Mosquitto(Mosquitto),
 }
 
@@ -86,13 +107,13 @@ impl Broker {
     }
 
     pub fn url(&self) -> String {
-        format!("mqtt://{}", self.addr)
+        url(self.addr)
     }
 
     /// Ends it and every connection. Sessions and retained messages are lost.
     pub async fn stop(&mut self) {
         match &mut self.inner {
-            Inner::Embedded(_, broker) => broker.take().expect("the broker runs").stop().await.expect("it stops"),
+            Inner::Embedded(_, broker) => broker.take().expect("the broker runs").stop().await,
             Inner::Mosquitto(broker) => broker.terminate().await,
         }
     }
@@ -102,7 +123,7 @@ impl Broker {
         match &mut self.inner {
             Inner::Embedded(builder, broker) => {
                 assert!(broker.is_none(), "the broker runs already");
-                *broker = Some(builder.clone().port(self.addr.port()).start().await.expect("it starts again"));
+                *broker = Some(EmbeddedBroker::start_with(builder.clone().port(self.addr.port())).await);
             }
             Inner::Mosquitto(broker) => broker.start_again().await,
         }
@@ -122,7 +143,7 @@ impl Broker {
         if let Some(messages) = options.window {
             builder = builder.window(messages);
         }
-        let broker = builder.clone().start().await.expect("the embedded broker starts");
+        let broker = EmbeddedBroker::start_with(builder.clone()).await;
         Self { addr: broker.addr(), inner: Inner::Embedded(builder, Some(broker)) }
     }
 

@@ -72,7 +72,7 @@ impl Mosquitto {
     }
 
     pub fn url(&self) -> String {
-        format!("mqtt://{}", self.addr)
+        super::url(self.addr)
     }
 
     /// What the broker has written since its last start.

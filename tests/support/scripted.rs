@@ -13,7 +13,7 @@ use rumqttc::mqttbytes::{check, Error};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{within, LIMIT};
+use super::{v5, within, LIMIT};
 
 /// Listens in place of a broker.
 pub struct Scripted {
@@ -33,7 +33,7 @@ impl Scripted {
     }
 
     pub fn url(&self) -> String {
-        format!("mqtt://{}", self.addr)
+        super::url(self.addr)
     }
 
     pub async fn accept(&self) -> Peer {
@@ -61,11 +61,13 @@ impl Scripted {
 pub struct Peer<S = TcpStream> {
     stream: S,
     received: BytesMut,
+    /// The client speaks MQTT 5, as its CONNECT said.
+    is_v5: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, received: BytesMut::new() }
+        Self { stream, received: BytesMut::new(), is_v5: false }
     }
 
     pub async fn recv(&mut self) -> Packet {
@@ -142,6 +144,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         assert_eq!(packet, Packet::Disconnect, "expected DISCONNECT");
     }
 
+    /// Waits until there is something to read.
+    pub async fn readable(&mut self) {
+        if self.received.is_empty() {
+            self.fill_or_panic("something to read").await;
+        }
+    }
+
     /// Panics if a byte or the end of the connection arrives meanwhile.
     pub async fn expect_nothing(&mut self, during: Duration) {
         assert!(self.received.is_empty(), "expected nothing, got {:02x?}", &self.received[..]);
@@ -176,15 +185,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub async fn closed(&mut self) -> Vec<Packet> {
         while matches!(within(LIMIT, "the end of the connection", self.fill()).await, Ok(1..)) {}
         let mut packets = Vec::new();
-        while let Ok(packet) = Packet::read(&mut self.received, MAX_SIZE) {
+        while let Some(packet) = self.read("the end of the connection") {
             packets.push(packet);
         }
         packets
     }
 
+    /// The next packet of those that are there, in the words of 3.1.1.
+    fn read(&mut self, expected: &str) -> Option<Packet> {
+        if self.is_v5 {
+            return match v5::read(&mut self.received) {
+                Ok(packet) => Some(packet),
+                Err(rumqttc::v5::mqttbytes::Error::InsufficientBytes(_)) => None,
+                Err(error) => panic!("expected {expected}, got {error}"),
+            };
+        }
+        match Packet::read(&mut self.received, MAX_SIZE) {
+            Ok(packet) => Some(packet),
+            Err(Error::InsufficientBytes(_)) => None,
+            Err(error) => panic!("expected {expected}, got {error}"),
+        }
+    }
+
     pub async fn send(&mut self, packet: Packet) {
+        self.send_together([packet]).await;
+    }
+
+    /// In one segment.
+    pub async fn send_together(&mut self, packets: impl IntoIterator<Item = Packet>) {
         let mut bytes = BytesMut::new();
-        packet.write(&mut bytes, MAX_SIZE).expect("a packet that can be written");
+        for packet in packets {
+            if self.is_v5 {
+                v5::write(packet, &mut bytes);
+            } else {
+                packet.write(&mut bytes, MAX_SIZE).expect("a packet that can be written");
+            }
+        }
         self.send_raw(&bytes).await;
     }
 
@@ -240,10 +276,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 
     async fn recv_as(&mut self, expected: &str) -> Packet {
         loop {
-            match Packet::read(&mut self.received, MAX_SIZE) {
-                Ok(packet) => return packet,
-                Err(Error::InsufficientBytes(_)) => self.fill_or_panic(expected).await,
-                Err(error) => panic!("expected {expected}, got {error}"),
+            match self.read(expected) {
+                Some(packet) => return packet,
+                None => self.fill_or_panic(expected).await,
             }
         }
     }
@@ -257,7 +292,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     async fn fill(&mut self) -> io::Result<usize> {
-        self.stream.read_buf(&mut self.received).await
+        let count = self.stream.read_buf(&mut self.received).await?;
+        self.is_v5 |= self.received.first() == Some(&0x10) && self.received.windows(5).any(|name| name == b"MQTT\x05");
+        Ok(count)
     }
 }
 
