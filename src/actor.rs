@@ -19,7 +19,8 @@ use crate::session::Session;
 use crate::state::State;
 use crate::stats::Counters;
 use crate::telemetry::{self, TARGET};
-use crate::Error;
+use crate::wire::Outbound;
+use crate::{Error, ErrorKind, ReasonCode, Version};
 
 pub(crate) struct Actor {
     options: Arc<Options>,
@@ -117,10 +118,13 @@ impl Actor {
             progress |= self.poll_commands(cx, now);
             match self.poll_link(cx, &mut packets, now) {
                 Ok(moved) => progress |= moved,
-                Err(error) => match self.handle_lost(error, now) {
-                    true => progress = true,
-                    false => return Poll::Ready(()),
-                },
+                Err(error) => {
+                    self.say_why(&error, cx);
+                    match self.handle_lost(error, now) {
+                        true => progress = true,
+                        false => return Poll::Ready(()),
+                    }
+                }
             }
             self.session.count();
             if self.session.is_finished(now) {
@@ -231,6 +235,16 @@ impl Actor {
         self.state.send_replace(State::Connected { session_present, terms });
         if let Some(first) = self.first.take() {
             first.send(Ok(()));
+        }
+    }
+
+    /// MQTT-4.13.1-1 of MQTT 5: a peer that broke the protocol is told, if it takes that at once.
+    fn say_why(&mut self, error: &Error, cx: &mut Context<'_>) {
+        let Link::Up { connection, .. } = &mut self.link else { return };
+        if error.kind() == ErrorKind::Protocol && connection.terms.version == Version::V5 {
+            let outbound = Outbound::Disconnect(ReasonCode::PROTOCOL_ERROR);
+            connection.codec.encode(outbound, &mut connection.output);
+            let _ = connection.poll_write(cx);
         }
     }
 

@@ -91,7 +91,15 @@
 //!
 //! # Protocol versions
 //!
-//! MQTT 3.1.1 by default, MQTT 3.1 by [`Options::version`].
+//! MQTT 3.1.1 by default, which every broker and most devices speak; MQTT 3.1 and 5 by [`Options::version`], or
+//! [`Version::Auto`] for the newest of the last two that the broker takes. The calls are the same. MQTT 5 adds
+//! properties to messages ([`Properties`]), reasons to refusals ([`Error::reason_code`]), sessions that outlive a
+//! connection without a fixed name ([`Options::session_expiry`]), the broker's terms ([`Terms`]), and an answer at once
+//! to a request that nobody is there for ([`ErrorKind::NoResponders`]). What only MQTT 5 can do is an
+//! [`ErrorKind::Unsupported`] on a connection of an earlier version, and never dropped without a word.
+//!
+//! **Overlapping filters**, such as `a/#` and `a/+`, give each subscriber one copy of a message with MQTT 5, by its
+//! subscription identifiers, which the agent sets and reads by itself.
 
 mod actor;
 mod agent;

@@ -32,7 +32,10 @@ struct Seen {
 
 /// Writes down what the crate tells, on this thread, as long as the guard lives.
 #[derive(Clone, Default)]
-struct Journal(Arc<Mutex<Vec<(Option<Id>, Seen)>>>);
+struct Journal(Arc<Mutex<Entries>>);
+
+/// The identifiers are those of spans.
+type Entries = Vec<(Option<Id>, Seen)>;
 
 impl Journal {
     fn start() -> (Self, DefaultGuard) {
@@ -41,7 +44,7 @@ impl Journal {
         (journal, guard)
     }
 
-    fn entries(&self) -> MutexGuard<'_, Vec<(Option<Id>, Seen)>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap()
     }
 
@@ -162,7 +165,7 @@ async fn the_life_of_a_connection_is_told_by_events() {
     broker.stop().await;
     let failed = async {
         while journal.all("mqtt.disconnected").len() < 2 {
-            tokio::time::sleep(millis(1)).await
+            tokio::time::sleep(millis(1)).await;
         }
     };
     within(LIMIT, "the loss and a failure", failed).await;

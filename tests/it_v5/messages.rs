@@ -120,6 +120,7 @@ async fn an_alias_of_the_broker_is_resolved_and_an_unknown_one_ends_the_connecti
     assert_eq!(text(&mut stream).await, "1");
     assert_eq!(text(&mut stream).await, "2");
     peer.send_raw(&[0x30, 7, 0, 0, 3, 0x23, 0, 2, b'3']).await;
+    assert_eq!(peer.recv_raw_packet().await, [0xe0, 1, 0x82], "it is told why");
     peer.closed().await;
     let (_peer, _) = server.accept_session(false).await;
     stats(&agent, "a reconnect", |stats| stats.reconnects == 1).await;
