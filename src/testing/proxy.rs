@@ -298,8 +298,11 @@ async fn accept_all(listener: TcpListener, shared: Arc<Shared>) {
         let client = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => client,
-                // That one is gone already.
-                Err(_) => continue,
+                Err(_) => {
+                    // That one is gone already, or the process has too many files open for a moment.
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
             },
             Some(_) = connections.join_next() => continue,
         };
@@ -374,6 +377,9 @@ impl fmt::Debug for Proxy {
         f.debug_struct("Proxy").field("addr", &self.addr).finish_non_exhaustive()
     }
 }
+
+/// Before the next connection, after one that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(10);
 
 const UP: usize = 0;
 const DOWN: usize = 1;
