@@ -13,8 +13,8 @@
 //! # }
 //! ```
 //!
-//! Where nothing was set, the first use connects in the background, as [`Agent::connect_lazy`], to what the environment
-//! variable `MQTT_URL` names: see [`Options::from_url`].
+//! Where nothing was set, the first use connects in the background, as [`Agent::connect_lazy`], by what the environment
+//! says in `MQTT_URL` or `MQTT_HOST` and others: see [`Options::from_env`] with the prefix `MQTT`.
 //!
 //! The agent lives on the runtime that it was connected on: for a lazy one, that of its first use. When that runtime
 //! ends, the agent ends, and every use from then on is [`ErrorKind::Closed`](crate::ErrorKind::Closed). Tests, each of
@@ -59,15 +59,7 @@ where
 /// either, or one that cannot be used; [`ErrorKind::NoRuntime`](crate::ErrorKind::NoRuntime) outside of a Tokio runtime.
 /// After such a failure the next call tries again.
 pub fn agent() -> Result<Agent, Error> {
-    GLOBAL.agent(options_from_environment)
-}
-
-fn options_from_environment() -> Result<Options, Error> {
-    let url = std::env::var("MQTT_URL").map_err(|source| {
-        Error::invalid_options("no global agent was set, and the environment variable MQTT_URL holds no URL")
-            .with_source(source)
-    })?;
-    Options::from_url(&url)
+    GLOBAL.agent(|| Options::from_env("MQTT"))
 }
 
 struct Global {

@@ -101,6 +101,8 @@
 //! **Overlapping filters**, such as `a/#` and `a/+`, give each subscriber one copy of a message with MQTT 5, by its
 //! subscription identifiers, which the agent sets and reads by itself.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod actor;
 mod agent;
 mod allowance;
@@ -111,6 +113,7 @@ mod call;
 mod collect;
 mod command;
 mod connection;
+mod dial;
 mod error;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
@@ -141,7 +144,7 @@ pub use agent::Agent;
 pub use brokers::{Brokers, BrokersState, BrokersSubscription};
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
-pub use error::{Error, ErrorKind, Outcome, Refusal};
+pub use error::{Error, ErrorKind, Outcome, Refusal, TlsFailure, WebSocketFailure};
 pub use histogram::Histogram;
 pub use message::{Message, QoS};
 pub use options::{Exchange, ExchangeFuture, LastWill, Login, Offline, Options};
@@ -155,6 +158,12 @@ pub use stats::Stats;
 pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
 pub use terms::{Terms, Version};
 pub use topic::{Filter, Topic};
+pub use transport::{Endpoint, Scheme};
+
+/// The TLS library that [`Options::tls_config`] and [`Options::crypto_provider`] speak of.
+#[cfg(feature = "tls-no-provider")]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "tls", feature = "tls-ring", feature = "tls-no-provider"))))]
+pub use tokio_rustls::rustls;
 
 /// The examples of the README, compiled.
 #[cfg(doctest)]

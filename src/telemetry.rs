@@ -19,12 +19,14 @@
 //!
 //! | name | level | fields |
 //! |---|---|---|
-//! | `mqtt.connected` | info | `broker`, `session_present`, `version` |
-//! | `mqtt.disconnected` | info | `broker`, `error`, `attempt`, and `retry_in_ms` unless it gave up: lost or not made |
-//! | `mqtt.closed` | info | `broker`: the agent has ended |
-//! | `mqtt.abandoned` | debug | `broker`: the last handle was dropped |
+//! | `mqtt.connected` | info | `broker`, `client_id`, `session_present`, `version` |
+//! | `mqtt.disconnected` | info | `client_id`, `error`, `attempt`; `broker` if a connection was lost, none if none could be made; `retry_in_ms` unless it gave up |
+//! | `mqtt.connect_failed` | debug | `broker`, `error`: the next broker is tried, if there is one |
+//! | `mqtt.closed` | info | `client_id`: the agent has ended |
+//! | `mqtt.abandoned` | debug | `client_id`: the last handle was dropped |
 //! | `mqtt.address_failed` | debug | `address`, `error`: another address of the host is tried, if there is one |
 //! | `mqtt.downgraded` | debug | `error`: the broker may not know MQTT 5, and 3.1.1 is tried |
+//! | `mqtt.unknown_variables` | warn | `variables`: see [`Options::from_env`](crate::Options::from_env) |
 //! | `mqtt.given_up` | warn | `topic` or `error`: see [`Stats::given_up`](crate::Stats::given_up) |
 //! | `mqtt.oversized` | warn | `size`: see [`Stats::oversized`](crate::Stats::oversized) |
 //!
@@ -48,7 +50,7 @@ use tracing::field::{display, Empty};
 use tracing::{debug_span, Instrument, Span};
 
 use crate::command::Command;
-use crate::Error;
+use crate::{Endpoint, Error};
 
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -105,8 +107,11 @@ pub(crate) fn finish<T>(span: &mut Span, outcome: &Result<T, Error>) {
 }
 
 /// An attempt to connect, in a span of its own.
-pub(crate) async fn connecting<T>(broker: String, attempt: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let mut span = debug_span!(target: TARGET, parent: None, "mqtt.connect", broker, error = Empty);
+pub(crate) async fn connecting<T>(
+    broker: &Endpoint,
+    attempt: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let mut span = debug_span!(target: TARGET, parent: None, "mqtt.connect", %broker, error = Empty);
     let outcome = attempt.instrument(span.clone()).await;
     finish(&mut span, &outcome);
     outcome

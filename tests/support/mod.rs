@@ -3,7 +3,9 @@
 // Not every test uses every helper.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+pub mod certificates;
 pub mod embedded;
+pub mod fronts;
 pub mod mosquitto;
 pub mod polls;
 pub mod scripted;
@@ -17,7 +19,9 @@ use std::time::Duration;
 use mqtt_agent::testing::BrokerBuilder;
 use mqtt_agent::Version;
 
+pub use certificates::{file, self_signed, Authority, Identity, KeyForm};
 pub use embedded::{EmbeddedBroker, Proxy};
+pub use fronts::{Front, TlsSide};
 pub use mosquitto::{Mosquitto, MosquittoConfig, Persistence};
 pub use mqtt_agent::testing::{within, Direction};
 pub use polls::{drop_after_polls, drop_when_woken_after_polls};
