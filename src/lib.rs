@@ -72,6 +72,23 @@
 //! [`Agent::close`] ends at once; dropping the last handle sends what was accepted and then disconnects. Everyone who
 //! waits gets an answer in each case.
 //!
+//! # Other faces
+//!
+//! **Several brokers.** [`Brokers`] keeps an agent for each by name, connected when it is first used, with one state and
+//! one stream over all.
+//!
+//! **One for the process.** [`global::agent`] is set once and used anywhere, or connects by itself to what the environment
+//! names.
+//!
+//! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
+//! own (feature `blocking`).
+//!
+//! **In tests.** [`testing`] has a broker in the process, devices that answer as they are told, and a faulty line (feature
+//! `testing`).
+//!
+//! **For operators.** [`telemetry`] names the spans and events that go to `tracing`, and the metrics that go to the
+//! `metrics` facade (feature `metrics`).
+//!
 //! # Protocol versions
 //!
 //! MQTT 3.1.1 by default, which every broker and most devices speak; MQTT 3.1 and 5 by [`Options::version`], or
@@ -104,6 +121,8 @@
 //! - `websocket` (default): `ws` and `wss`.
 //! - `proxy`: HTTP CONNECT and SOCKS5.
 //! - `serde`: `Deserialize` for [`Options`].
+//! - `blocking`: the same verbs without async. `metrics`: counters and histograms for the facade of that name. `testing`:
+//!   a broker, devices and a faulty line for tests.
 //!
 //! Without its feature a URL or an option is an [`ErrorKind::InvalidOptions`] that names it.
 
@@ -112,6 +131,9 @@
 mod actor;
 mod agent;
 mod allowance;
+#[cfg(feature = "blocking")]
+pub mod blocking;
+mod brokers;
 mod call;
 mod collect;
 mod command;
@@ -121,6 +143,8 @@ mod error;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod global;
+mod histogram;
 mod message;
 mod options;
 mod properties;
@@ -133,15 +157,20 @@ mod session;
 mod state;
 mod stats;
 mod subscribe;
+pub mod telemetry;
 mod terms;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod topic;
 mod transport;
 mod wire;
 
 pub use agent::Agent;
+pub use brokers::{Brokers, BrokersState, BrokersSubscription};
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
 pub use error::{Error, ErrorKind, Outcome, Refusal, TlsFailure, WebSocketFailure};
+pub use histogram::Histogram;
 pub use message::{Message, QoS};
 pub use options::{Exchange, ExchangeFuture, LastWill, Login, Offline, Options};
 pub use properties::Properties;

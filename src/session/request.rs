@@ -38,8 +38,8 @@ struct Pending {
     queue: SubscriberKey,
     /// Taken when it is its turn.
     publish: Option<wire::Publish>,
-    /// May have reached a wire: only then can a message be its reply.
-    sent: bool,
+    /// When it was first sent, and may have reached a wire: only then can a message be its reply.
+    sent_at: Option<Instant>,
     /// Where its message waits to be sent.
     place: Option<Place>,
     offline: Offline,
@@ -80,9 +80,9 @@ impl Requests {
         self.pending.contains_key(request)
     }
 
-    pub(super) fn mark_sent(&mut self, request: RequestKey) {
+    pub(super) fn mark_sent(&mut self, request: RequestKey, now: Instant) {
         if let Some(pending) = self.pending.get_mut(request) {
-            pending.sent = true;
+            pending.sent_at.get_or_insert(now);
         }
     }
 
@@ -116,7 +116,7 @@ impl Session {
             id,
             queue,
             publish: Some(publish),
-            sent: false,
+            sent_at: None,
             place: None,
             offline,
             deadline,
@@ -184,7 +184,7 @@ impl Session {
     pub(super) fn handle_reply(&mut self, queue: SubscriberKey, message: &Message, now: Instant) {
         let active = self.queue_mut(queue).and_then(|queue| queue.active);
         let pending = active.and_then(|request| self.requests.pending.get_mut(request));
-        let Some(pending) = pending.filter(|pending| pending.sent) else {
+        let Some(pending) = pending.filter(|pending| pending.sent_at.is_some()) else {
             self.counters.late_replies().add(1);
             return;
         };
@@ -193,6 +193,9 @@ impl Session {
             return;
         }
         let replies = std::mem::take(&mut pending.replies);
+        if let Some(sent_at) = pending.sent_at {
+            self.counters.reply_times.add(now - sent_at);
+        }
         if let Some(pending) = active.and_then(|request| self.end_request(request, now)) {
             pending.reply.send(Ok(replies));
         }
@@ -252,7 +255,7 @@ impl Session {
 
     /// The connection is lost: what was not sent fails if its caller does not want to wait for another.
     pub(super) fn suspend_requests(&mut self, now: Instant) {
-        let unwilling = |pending: &Pending| pending.offline == Offline::Fail && !pending.sent;
+        let unwilling = |pending: &Pending| pending.offline == Offline::Fail && pending.sent_at.is_none();
         let requests: Vec<_> =
             self.requests.pending.iter().filter(|(_, pending)| unwilling(pending)).map(|(key, _)| key).collect();
         for request in requests {
@@ -322,7 +325,7 @@ impl Session {
 
 impl Pending {
     fn fail(self, error: Error) {
-        let outcome = if self.sent { Outcome::Unknown } else { Outcome::NotSent };
+        let outcome = if self.sent_at.is_some() { Outcome::Unknown } else { Outcome::NotSent };
         self.reply.send(Err(error.with_outcome(outcome).with_messages(self.replies)));
     }
 }

@@ -7,14 +7,20 @@
 pub(crate) mod support;
 
 mod bad_input;
+mod blocking;
+mod brokers;
 mod cancel;
 mod chaos;
 mod collect;
 pub(crate) mod common;
 mod connect;
+mod global;
 mod many;
 mod publish;
 mod request;
+mod runtimes;
 pub(crate) mod script;
 mod shutdown;
 mod subscribe;
+mod telemetry;
+mod testing;
