@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     options: Arc<Options>,
     counters: Arc<Counters>,
     requests: AtomicU64,
+    /// Tells the correlation data of this agent from that of earlier ones with the same reply topic.
+    nonce: u64,
 }
 
 impl Agent {
@@ -112,7 +114,8 @@ impl Agent {
         let allowance = Arc::new(Allowance::new(options.max_queued, options.max_queued_bytes));
         let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first);
         runtime.spawn(actor.run());
-        Ok(Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests: AtomicU64::new(0) }) })
+        let (requests, nonce) = (AtomicU64::new(0), fastrand::u64(..));
+        Ok(Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, nonce }) })
     }
 
     /// Publishes a message.
@@ -331,6 +334,14 @@ impl Agent {
 
     pub(crate) fn next_request(&self) -> RequestId {
         RequestId(self.shared.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Correlation data that no other request has, of this agent or another.
+    pub(crate) fn correlation_data(&self, request: RequestId) -> [u8; 16] {
+        let mut data = [0; 16];
+        data[..8].copy_from_slice(&self.shared.nonce.to_be_bytes());
+        data[8..].copy_from_slice(&request.0.to_be_bytes());
+        data
     }
 
     /// A share of what may be handed over to be sent later, for a message of so many bytes.

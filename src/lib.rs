@@ -76,6 +76,8 @@
 //!
 //! MQTT 3.1.1 by default, MQTT 3.1 by [`Options::version`].
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod actor;
 mod agent;
 mod allowance;
@@ -87,6 +89,8 @@ mod error;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "json")]
+mod json;
 mod message;
 mod options;
 mod properties;
@@ -95,6 +99,7 @@ mod reason;
 mod reconnect;
 mod request;
 mod router;
+pub mod rpc;
 mod session;
 mod state;
 mod stats;
@@ -107,14 +112,16 @@ mod wire;
 pub use agent::Agent;
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
-pub use error::{Error, ErrorKind, Outcome, Refusal};
+pub use error::{Error, ErrorKind, Outcome, Refusal, RemoteError};
+#[cfg(feature = "json")]
+pub use json::Json;
 pub use message::{Message, QoS};
 pub use options::{Exchange, ExchangeFuture, LastWill, Login, Offline, Options};
 pub use properties::Properties;
 pub use publish::{Delivery, Publish, PublishFuture};
 pub use reason::ReasonCode;
 pub use reconnect::{Backoff, Lost, ReconnectPolicy};
-pub use request::{Request, RequestFuture, RequestMany, RequestManyFuture};
+pub use request::{Replies, Request, RequestFuture, RequestMany, RequestManyFuture, RequestStream};
 pub use state::State;
 pub use stats::Stats;
 pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};

@@ -13,6 +13,8 @@ mod authentication;
 mod last_will;
 mod login;
 mod mqtt5;
+#[cfg(feature = "trace-context")]
+mod trace_context;
 mod url;
 
 pub(crate) use authentication::Authentication;
@@ -61,6 +63,8 @@ pub struct Options {
     pub(crate) stream_capacity: usize,
     pub(crate) reply_linger: Duration,
     pub(crate) reconnect: Arc<dyn ReconnectPolicy>,
+    #[cfg(feature = "trace-context")]
+    trace_context: Option<trace_context::TraceContext>,
 }
 
 /// What a call does while there is no connection.
@@ -106,6 +110,8 @@ impl Options {
             stream_capacity: 1024,
             reply_linger: Duration::from_secs(30),
             reconnect: Arc::new(Backoff::default()),
+            #[cfg(feature = "trace-context")]
+            trace_context: None,
         }
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct Publish {
     pub(crate) retain: bool,
     /// None rather than empty ones.
     pub(crate) properties: Option<Box<Properties>>,
+    /// Whether the properties may be left out where the version has none: nobody asked for one of them by name.
+    pub(crate) lenient: bool,
 }
 
 /// The first packet of a connection. From `session_expiry` on only MQTT 5 has a place for it.
@@ -421,7 +423,7 @@ mod tests {
     fn encode_publish(topic: &str, payload: &[u8], qos: QoS, id: PacketId) -> BytesMut {
         let topic = Topic::new(topic).unwrap();
         let payload = Bytes::copy_from_slice(payload);
-        let mut publish = Publish { topic, payload, qos, retain: false, properties: None };
+        let mut publish = Publish { topic, payload, qos, retain: false, properties: None, lenient: false };
         let mut buf = BytesMut::new();
         let mut codec = Codec::new(Version::V311, 1024);
         codec.encode(Outbound::Publish { publish: &mut publish, id, dup: false, expiry: None }, &mut buf);
@@ -551,6 +553,7 @@ mod tests {
             qos: QoS::AtLeastOnce,
             retain: true,
             properties: None,
+            lenient: false,
         };
         let connect = Connect {
             client_id: "c",
