@@ -18,7 +18,7 @@ use crate::collect::Collect;
 use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
 use crate::options::Options;
 use crate::publish::Publish;
-use crate::request::Request;
+use crate::request::{Request, RequestEach};
 use crate::state::State;
 use crate::stats::{Counters, Stats};
 use crate::subscribe::{IntoFilters, Subscribe};
@@ -264,6 +264,54 @@ impl Agent {
         Request::new(self.clone(), topic.try_into().map_err(Into::into), payload.into())
     }
 
+    /// Makes many calls, some at a time: a stream of their answers, each with its key, in the order in which they come.
+    ///
+    /// The requests are taken from the iterator one by one as there is room, so that there may be any number of them.
+    /// Where the convention allows it, let them share one reply filter with a wildcard and tell the replies apart by a
+    /// [`Correlation`](crate::rpc::Correlation): one subscription then serves them all.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use mqtt_agent::rpc::Correlation;
+    /// use std::time::Duration;
+    ///
+    /// let calls = (0..10_000).map(|id| {
+    ///     let call = agent.request(format!("dev/{id}/rpc"), "ping").reply_to("dev/+/rpc/res");
+    ///     (id, call.correlation(Correlation::topic(id.to_string())))
+    /// });
+    /// let mut each = agent.request_each(calls).concurrency(500).timeout(Duration::from_secs(60)).attempts(3);
+    /// while let Some((id, answer)) = each.recv().await {
+    ///     match answer {
+    ///         Ok(reply) => println!("{id}: {}", reply.text().unwrap_or("not text")),
+    ///         Err(error) => eprintln!("{id}: {error}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Without a connection each call does what its [`offline`](Request::offline) says.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the stream drops the calls under way, as [`request`](Self::request) says; those not begun are not made.
+    ///
+    /// # Errors
+    ///
+    /// Of each call by itself: those of [`request`](Self::request).
+    pub fn request_each<K, I>(&self, requests: I) -> RequestEach<K, I::IntoIter>
+    where
+        I: IntoIterator<Item = (K, Request)>,
+    {
+        RequestEach::new(requests.into_iter())
+    }
+
+    /// A number that this agent gives out once: to tell calls apart where their convention has a number for that, as
+    /// with [`Correlation::topic`](crate::rpc::Correlation::topic). It is below 2^53, so that JSON can carry it.
+    pub fn next_id(&self) -> u64 {
+        self.next_request().0
+    }
+
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
         // A task that ended with its runtime left its last state behind.
@@ -334,6 +382,12 @@ impl Agent {
 
     pub(crate) fn next_request(&self) -> RequestId {
         RequestId(self.shared.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A text that no other agent has.
+    #[cfg(feature = "json")]
+    pub(crate) fn name(&self) -> String {
+        format!("{:016x}", self.shared.nonce)
     }
 
     /// Correlation data that no other request has, of this agent or another.

@@ -25,10 +25,11 @@ pub struct Json<T>(pub T);
 pub(crate) const CONTENT_TYPE: &str = "application/json";
 
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, Error> {
-    match serde_json::to_vec(value) {
-        Ok(bytes) => Ok(bytes.into()),
-        Err(error) => Err(Error::invalid_argument("the value cannot be written as JSON").with_source(error)),
-    }
+    serde_json::to_vec(value).map(Into::into).map_err(unwritable)
+}
+
+pub(crate) fn unwritable(error: serde_json::Error) -> Error {
+    Error::invalid_argument("the value cannot be written as JSON").with_source(error)
 }
 
 impl Message {

@@ -121,7 +121,7 @@ pub use properties::Properties;
 pub use publish::{Delivery, Publish, PublishFuture};
 pub use reason::ReasonCode;
 pub use reconnect::{Backoff, Lost, ReconnectPolicy};
-pub use request::{Replies, Request, RequestFuture, RequestMany, RequestManyFuture, RequestStream};
+pub use request::{Progress, Replies, Request, RequestEach, RequestFuture, RequestMany, RequestManyFuture};
 pub use state::State;
 pub use stats::Stats;
 pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};

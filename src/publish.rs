@@ -239,21 +239,32 @@ impl Future for PublishFuture {
     }
 }
 
-/// A payload, and what is said of it where the protocol version has a place for that.
+/// A payload, and what goes with it where the protocol version has a place for that.
 #[derive(Clone)]
 pub(crate) struct Content {
     payload: Result<Bytes, Error>,
-    content_type: Option<&'static str>,
+    implied: Option<Box<Properties>>,
 }
 
 impl Content {
     pub(crate) fn bytes(payload: Bytes) -> Self {
-        Self { payload: Ok(payload), content_type: None }
+        Self { payload: Ok(payload), implied: None }
+    }
+
+    pub(crate) fn with(payload: Bytes, implied: Properties) -> Self {
+        Self { payload: Ok(payload), implied: Some(Box::new(implied)) }
     }
 
     #[cfg(feature = "json")]
     pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> Self {
-        Self { payload: crate::json::encode(value), content_type: Some(crate::json::CONTENT_TYPE) }
+        let content_type = Some(crate::json::CONTENT_TYPE.to_owned());
+        let implied = Some(Box::new(Properties { content_type, ..Properties::default() }));
+        Self { payload: crate::json::encode(value), implied }
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn failing(error: Error) -> Self {
+        Self { payload: Err(error), implied: None }
     }
 
     /// How long it is; 0 where there is none.
@@ -278,8 +289,8 @@ impl Content {
         let lenient = asked.is_empty();
         let mut properties = asked;
         if options.version.may_be_5() {
-            if let Some(content_type) = self.content_type {
-                properties.content_type.get_or_insert_with(|| content_type.to_owned());
+            if let Some(implied) = self.implied {
+                properties.fill_from(*implied);
             }
             #[cfg(feature = "trace-context")]
             options.trace(&mut properties);

@@ -19,13 +19,15 @@ use crate::publish::Content;
 use crate::rpc::{Correlation, Extract, Key};
 use crate::{Error, Filter, Message, QoS, Topic};
 
+mod each;
 mod judge;
 mod many;
 mod stream;
 
 use judge::Judge;
+pub use each::{Progress, RequestEach};
 pub use many::{RequestMany, RequestManyFuture};
-pub use stream::{Replies, RequestStream};
+pub use stream::Replies;
 
 /// A call about to be made; made by [`Agent::request`]. Say where the reply will come by
 /// [`reply_to`](Self::reply_to), then await it.
@@ -224,22 +226,31 @@ impl Request {
     }
 
     /// Hands each reply on as it comes: a [`Stream`](futures_core::Stream) that ends with the call's
-    /// [`timeout`](Self::timeout), or sooner by [`gap`](RequestStream::gap). The last setting of a call but those.
+    /// [`timeout`](Self::timeout), which counts from now, or sooner by its [`gap`](Replies::gap). It holds as many replies
+    /// as the agent's [`stream_capacity`](crate::Options::stream_capacity), then loses the oldest and says so. The request
+    /// is made when the stream is first polled.
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
     /// use std::time::Duration;
     ///
     /// let call = agent.request("logger/dump", "").reply_to("logger/lines").timeout(Duration::from_secs(60));
-    /// let mut lines = call.stream().gap(Duration::from_secs(2)).start();
+    /// let mut lines = call.stream().gap(Duration::from_secs(2));
     /// while let Some(line) = lines.recv().await {
     ///     println!("{}", line?.text().unwrap_or("not text"));
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn stream(self) -> RequestStream {
-        RequestStream::new(self)
+    pub fn stream(self) -> Replies {
+        Replies::new(self)
+    }
+
+    /// Makes the call fail with this, whatever else it is given.
+    #[cfg(feature = "json")]
+    pub(crate) fn failing(mut self, error: Error) -> Self {
+        self.content = Content::failing(error);
+        self
     }
 
     /// The call, and what makes a reply of it an error.

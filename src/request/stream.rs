@@ -14,60 +14,16 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::wrappers::BroadcastStream;
 
 use super::{Judge, Pending, Request};
-use crate::call::{deadline_after, Call};
+use crate::call::deadline_after;
 use crate::command::Wanted;
-use crate::options::check_capacity;
 use crate::stats::Counters;
 use crate::{Error, Message};
 
-/// A call whose replies come as a stream; made by [`Request::stream`]. [`start`](Self::start) it.
-#[must_use = "nothing is sent until this is started"]
-#[derive(Debug, Clone)]
-pub struct RequestStream {
-    request: Request,
-    gap: Option<Duration>,
-    capacity: usize,
-}
-
-impl RequestStream {
-    pub(super) fn new(request: Request) -> Self {
-        let capacity = request.agent.options().stream_capacity;
-        Self { request, gap: None, capacity }
-    }
-
-    /// Ends the stream when no further reply has come for so long after one. For the first reply there is the whole
-    /// [`timeout`](Request::timeout) of the call. Default: no limit.
-    pub fn gap(mut self, gap: Duration) -> Self {
-        self.gap = Some(gap);
-        self
-    }
-
-    /// How many replies are held before the oldest is lost, 1 to 1,048,576; rounded up to a power of two. Default: the
-    /// agent's [`stream_capacity`](crate::Options::stream_capacity).
-    pub fn capacity(mut self, capacity: usize) -> Self {
-        self.capacity = capacity;
-        self
-    }
-
-    /// The stream. The request is made when it is first polled; its time counts from now.
-    pub fn start(self) -> Replies {
-        let counters = self.request.agent.counters();
-        // What is out of bounds would panic here, so it is refused below.
-        let (events, first) = broadcast::channel(check_capacity(self.capacity).map_or(1, |()| self.capacity));
-        let (mut pending, judge) = self.request.start(Wanted::Each(events));
-        if let Err(why) = check_capacity(self.capacity) {
-            pending.call = Call::refused(Error::invalid_argument(why));
-        }
-        let (events, gap) = (BroadcastStream::new(first), self.gap);
-        Replies { events, pending, judge, gap, quiet: None, counters, end: None, is_ended: false }
-    }
-}
-
-/// The replies of a call, as a [`Stream`].
+/// The replies of a call, as a [`Stream`]; made by [`Request::stream`].
 ///
 /// An item is a reply; or [`ErrorKind::Remote`](crate::ErrorKind::Remote) for one that is an error; or
 /// [`ErrorKind::Lagged`](crate::ErrorKind::Lagged) with the number of replies lost because they were not taken in time.
-/// The stream goes on after these. It ends at the call's deadline, or when there was a [`gap`](RequestStream::gap). If
+/// The stream goes on after these. It ends at the call's deadline, or by its [`gap`](Self::gap). If
 /// until then no reply came at all, its last item is [`ErrorKind::Timeout`](crate::ErrorKind::Timeout); any other error
 /// of a call, such as a refused reply filter, is its last item too.
 ///
@@ -89,6 +45,21 @@ pub struct Replies {
 }
 
 impl Replies {
+    pub(super) fn new(request: Request) -> Self {
+        let (counters, capacity) = (request.agent.counters(), request.agent.options().stream_capacity);
+        let (events, first) = broadcast::channel(capacity);
+        let (pending, judge) = request.start(Wanted::Each(events));
+        let events = BroadcastStream::new(first);
+        Self { events, pending, judge, gap: None, quiet: None, counters, end: None, is_ended: false }
+    }
+
+    /// Ends the stream when no further reply has come for so long after one. For the first reply there is the whole
+    /// [`timeout`](Request::timeout) of the call. Default: no limit.
+    pub fn gap(mut self, gap: Duration) -> Self {
+        self.gap = Some(gap);
+        self
+    }
+
     /// The next item; None after the end. The same as the stream's, without a trait to import.
     ///
     /// # Cancel safety
