@@ -1,6 +1,7 @@
 //! The handle: each method checks, sends one command, awaits one reply.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
 use crate::options::Options;
 use crate::publish::Publish;
 use crate::request::{Request, RequestEach};
+use crate::serve::{IncomingRequest, IntoReply, Serve};
 use crate::state::State;
 use crate::stats::{Counters, Stats};
 use crate::subscribe::{IntoFilters, Subscribe};
@@ -304,6 +306,60 @@ impl Agent {
         I: IntoIterator<Item = (K, Request)>,
     {
         RequestEach::new(requests.into_iter())
+    }
+
+    /// Answers requests: runs `handler` for each message that comes by the pattern, and sends what it returns to where
+    /// the request says (the response topic of MQTT 5, with its correlation data) or, for devices that say nothing, to
+    /// where [`Serve::reply_to`] says.
+    ///
+    /// A pattern is a filter in which levels may have names: `dev/{id}/rpc` subscribes `dev/+/rpc`, and
+    /// [`IncomingRequest::param`](crate::IncomingRequest::param) has the `id`; `{rest#}` as the last level takes all that
+    /// follows. With `$share/<group>/…` each request goes to one of the services of the group.
+    ///
+    /// Awaited, it returns when the broker has confirmed the filter (SUBACK). Requests are then handled in tasks of
+    /// their own on this Tokio runtime, [`concurrency`](Serve::concurrency) at a time; a request whose message expiry
+    /// passed while it waited is not handled. The service is a handle: the agent does not end while it runs.
+    ///
+    /// What a handler returns is sent, also an error: on MQTT 5 with the user property `error` (and `error-code`), so
+    /// that [`request`](Self::request) fails with [`ErrorKind::Remote`](crate::ErrorKind::Remote); its payload is the
+    /// text, or what [`Serve::error_payload`] makes of it. A handler that panics answers so, one that is aborted too, and
+    /// the service goes on. A request that comes twice is handled once, and answered twice.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let service = agent
+    ///     .serve("dev/{id}/rpc", |request| async move {
+    ///         match request.text() {
+    ///             Ok("ping") => Ok(format!("pong from {}", request.param("id").unwrap_or_default())),
+    ///             _ => Err("I know ping only"),
+    ///         }
+    ///     })
+    ///     .reply_to("dev/{id}/rpc/res")
+    ///     .await?;
+    /// // …
+    /// service.stop(Duration::from_secs(5)).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped leaves no service behind.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter) for a pattern, and
+    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic) for a reply topic, that cannot be used; those of
+    /// [`subscribe`](Self::subscribe).
+    pub fn serve<H, F, R>(&self, pattern: impl AsRef<str>, handler: H) -> Serve
+    where
+        H: Fn(IncomingRequest) -> F + Send + Sync + 'static,
+        F: Future<Output = R> + Send + 'static,
+        R: IntoReply,
+    {
+        Serve::new(self.clone(), pattern.as_ref(), handler)
     }
 
     /// A number that this agent gives out once: to tell calls apart where their convention has a number for that, as

@@ -172,6 +172,17 @@ impl RemoteError {
     }
 }
 
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} ({code})", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl std::error::Error for RemoteError {}
+
 /// What became of the message of a failed [`publish`](crate::Agent::publish) or
 /// [`request`](crate::Agent::request).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

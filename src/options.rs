@@ -23,6 +23,8 @@ pub use last_will::LastWill;
 pub(crate) use login::Credentials;
 pub use login::Login;
 use mqtt5::Mqtt5;
+#[cfg(feature = "trace-context")]
+pub(crate) use trace_context::TRACEPARENT;
 
 /// Options of an [`Agent`]. Each has a default that suits a web server with one connection per broker.
 ///

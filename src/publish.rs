@@ -67,9 +67,12 @@ pub enum Delivery {
 
 impl Publish {
     pub(crate) fn new(agent: Agent, topic: Result<Topic, Error>, payload: Bytes) -> Self {
+        Self::with_content(agent, topic, Content::bytes(payload))
+    }
+
+    pub(crate) fn with_content(agent: Agent, topic: Result<Topic, Error>, content: Content) -> Self {
         let options = agent.options();
-        let (timeout, offline) = (options.timeout, options.offline);
-        let (content, properties) = (Content::bytes(payload), Properties::default());
+        let (timeout, offline, properties) = (options.timeout, options.offline, Properties::default());
         Self { agent, topic, content, qos: QoS::default(), retain: false, properties, timeout, offline }
     }
 

@@ -24,8 +24,8 @@ mod judge;
 mod many;
 mod stream;
 
-use judge::Judge;
 pub use each::{Progress, RequestEach};
+use judge::Judge;
 pub use many::{RequestMany, RequestManyFuture};
 pub use stream::Replies;
 

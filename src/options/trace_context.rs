@@ -11,7 +11,7 @@ use crate::properties::Properties;
 pub(crate) struct TraceContext(Arc<dyn Fn() -> Option<String> + Send + Sync>);
 
 /// The name that W3C Trace Context gives it, in MQTT 5 a user property.
-const TRACEPARENT: &str = "traceparent";
+pub(crate) const TRACEPARENT: &str = "traceparent";
 
 impl Options {
     /// Where the `traceparent` (W3C Trace Context, version 2) of a message comes from: it goes with each publish,

@@ -69,7 +69,11 @@ impl<K, I: Iterator<Item = (K, Request)>> RequestEach<K, I> {
             concurrency: CONCURRENCY,
             timeout: None,
             deadline: None,
-            retry: Retry { attempts: 1, backoff: ExponentialBuilder::new().with_jitter(), is_worth_it: Arc::new(is_safe) },
+            retry: Retry {
+                attempts: 1,
+                backoff: ExponentialBuilder::new().with_jitter(),
+                is_worth_it: Arc::new(is_safe),
+            },
             on_progress: None,
             progress: Progress { total, ..Progress::default() },
         }
