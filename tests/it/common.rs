@@ -7,11 +7,16 @@ use mqtt_agent::{Agent, Lost, Options, State, Stats};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
-use crate::support::{millis, within, Peer, Scripted, LIMIT};
+use crate::support::{millis, within, Broker, Peer, Scripted, LIMIT};
 
 /// Options for this URL that try again at once after a loss.
 pub(crate) fn options(url: &str) -> Options {
     Agent::builder(url).unwrap().reconnect(|_: &Lost| Some(millis(10)))
+}
+
+/// The URL of a broker for MQTT 3.1.1, and for MQTT 5.
+pub(crate) fn versions(broker: &Broker) -> [String; 2] {
+    ["3.1.1", "5"].map(|version| format!("{}?version={version}", broker.url()))
 }
 
 /// Never tries again.

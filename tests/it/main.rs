@@ -12,9 +12,17 @@ mod chaos;
 mod collect;
 mod common;
 mod connect;
+mod correlation;
+mod each;
+#[cfg(feature = "json")]
+mod json;
 mod many;
 mod publish;
+mod replies;
 mod request;
+#[cfg(feature = "json")]
+mod rpc;
 mod script;
+mod serve;
 mod shutdown;
 mod subscribe;

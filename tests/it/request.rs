@@ -16,7 +16,7 @@ use crate::support::{
     Proxy, Scripted, LIMIT,
 };
 
-const GRANTED: SubscribeReasonCode = SubscribeReasonCode::Success(WireQoS::AtLeastOnce);
+pub(crate) const GRANTED: SubscribeReasonCode = SubscribeReasonCode::Success(WireQoS::AtLeastOnce);
 
 /// Devices `dev/{id}/rpc` that answer what they are asked at `dev/{id}/res`.
 async fn echo(broker: &Broker) -> JoinHandle<()> {
@@ -53,7 +53,7 @@ async fn answer(peer: &mut Peer, expected: &str, reply: &str) {
     peer.publish(message("res", reply)).await;
 }
 
-async fn text(call: impl Future<Output = Result<Message, Error>>) -> String {
+pub(crate) async fn text(call: impl Future<Output = Result<Message, Error>>) -> String {
     within(LIMIT, "a reply", call).await.unwrap().text().unwrap().to_owned()
 }
 
