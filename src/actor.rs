@@ -13,16 +13,20 @@ use tokio::time::{sleep_until, timeout, Instant, Sleep};
 use crate::allowance::Allowance;
 use crate::command::{Command, Notice, Reply};
 use crate::connection::Connection;
+use crate::dial::{Dialed, Dialer};
 use crate::options::{Options, FAR};
 use crate::reconnect::Lost;
 use crate::session::Session;
 use crate::state::State;
 use crate::stats::Counters;
-use crate::Error;
+use crate::transport::Endpoint;
+use crate::wire::Outbound;
+use crate::{Error, ErrorKind, ReasonCode, Version};
 
 pub(crate) struct Actor {
     options: Arc<Options>,
     client_id: Arc<str>,
+    dialer: Arc<Dialer>,
     session: Session,
     commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
@@ -31,6 +35,8 @@ pub(crate) struct Actor {
     link: Link,
     /// Connections that were lost or not made, one after the other.
     failures: u32,
+    /// The number of the endpoint to try first: the first one, unless a connection to an earlier one died young.
+    next_endpoint: usize,
     /// Whoever waits for the first connection; its failure is then the end.
     first: Option<Reply<()>>,
     was_connected: bool,
@@ -42,8 +48,8 @@ pub(crate) struct Actor {
 }
 
 enum Link {
-    Dialing(Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send>>),
-    Up { connection: Box<Connection>, since: Instant, undecoded: bool },
+    Dialing(Pin<Box<dyn Future<Output = Result<Dialed, Error>> + Send>>),
+    Up { connection: Box<Connection>, endpoint: Endpoint, index: usize, since: Instant, undecoded: bool },
     Waiting { until: Instant },
 }
 
@@ -82,11 +88,14 @@ impl Actor {
         let (notices, notices_in) = mpsc::unbounded_channel();
         let (state, state_out) = watch::channel(State::Connecting);
         let client_id: Arc<str> = options.effective_client_id().into();
+        let dialer = Arc::new(Dialer::new(options.clone()));
         let actor = Self {
             session: Session::new(&options, counters.clone(), allowance, notices.clone()),
-            link: Link::dial(&options, &client_id, true),
+            link: Link::dial(&dialer, &client_id, true, 0),
             options,
             client_id,
+            dialer,
+            next_endpoint: 0,
             commands: commands_in,
             notices: notices_in,
             state,
@@ -116,10 +125,13 @@ impl Actor {
             progress |= self.poll_commands(cx, now);
             match self.poll_link(cx, &mut packets, now) {
                 Ok(moved) => progress |= moved,
-                Err(error) => match self.handle_lost(error, now) {
-                    true => progress = true,
-                    false => return Poll::Ready(()),
-                },
+                Err(error) => {
+                    self.say_why(&error, cx);
+                    match self.handle_lost(error, now) {
+                        true => progress = true,
+                        false => return Poll::Ready(()),
+                    }
+                }
             }
             self.session.count();
             if self.session.is_finished(now) {
@@ -186,7 +198,7 @@ impl Actor {
             }
             Link::Waiting { .. } => {
                 self.state.send_replace(State::Connecting);
-                self.link = Link::dial(&self.options, &self.client_id, !self.was_connected);
+                self.link = Link::dial(&self.dialer, &self.client_id, !self.was_connected, self.next_endpoint);
                 Ok(true)
             }
             Link::Dialing(dialing) => match dialing.as_mut().poll(cx) {
@@ -194,8 +206,8 @@ impl Actor {
                     self.session.handle_timeout(now)?;
                     Ok(false)
                 }
-                Poll::Ready(connection) => {
-                    self.handle_connected(connection?, now);
+                Poll::Ready(dialed) => {
+                    self.handle_connected(dialed?, now);
                     Ok(true)
                 }
             },
@@ -208,14 +220,18 @@ impl Actor {
                     self.session.handle_written(written?, now);
                     progress = true;
                 }
+                if let Poll::Ready(flushed) = connection.poll_flush(cx) {
+                    flushed?;
+                }
                 Ok(progress)
             }
         }
     }
 
-    fn handle_connected(&mut self, connection: Connection, now: Instant) {
+    fn handle_connected(&mut self, dialed: Dialed, now: Instant) {
+        let Dialed { connection, endpoint, index } = dialed;
         let (session_present, terms) = (connection.session_present, connection.terms.clone());
-        tracing::info!(broker = self.options.address(), session_present, version = ?terms.version, "connected");
+        tracing::info!(broker = %endpoint, session_present, version = ?terms.version, "connected");
         // MQTT-3.1.3-6: one that the broker assigned is kept, so that the session is found again.
         if *self.client_id != *terms.client_id {
             self.client_id = terms.client_id.as_str().into();
@@ -224,19 +240,34 @@ impl Actor {
             self.counters.reconnects().add(1);
         }
         self.session.handle_connected(session_present, terms.clone(), now);
-        self.link = Link::Up { connection: Box::new(connection), since: now, undecoded: true };
-        self.state.send_replace(State::Connected { session_present, terms });
+        let connected = State::Connected { session_present, terms, endpoint: endpoint.clone() };
+        self.link = Link::Up { connection: Box::new(connection), endpoint, index, since: now, undecoded: true };
+        self.state.send_replace(connected);
         if let Some(first) = self.first.take() {
             first.send(Ok(()));
         }
     }
 
+    /// MQTT-4.13.1-1 of MQTT 5: a peer that broke the protocol is told, if it takes that at once.
+    fn say_why(&mut self, error: &Error, cx: &mut Context<'_>) {
+        let Link::Up { connection, .. } = &mut self.link else { return };
+        if error.kind() == ErrorKind::Protocol && connection.terms.version == Version::V5 {
+            let outbound = Outbound::Disconnect(ReasonCode::PROTOCOL_ERROR);
+            connection.codec.encode(outbound, &mut connection.output);
+            let _ = connection.poll_write(cx);
+            let _ = connection.poll_flush(cx);
+        }
+    }
+
     /// The connection is lost or was not made; whether to try again.
     fn handle_lost(&mut self, error: Error, now: Instant) -> bool {
-        tracing::info!(broker = self.options.address(), %error, "not connected");
-        if let Link::Up { since, .. } = self.link {
-            if now - since >= Lost::STABLE {
-                self.failures = 0;
+        self.next_endpoint = 0;
+        if let Link::Up { endpoint, index, since, .. } = &self.link {
+            let cause = &error as &(dyn std::error::Error + 'static);
+            tracing::info!(broker = %endpoint, error = cause, "the connection was lost");
+            match now - *since >= Lost::STABLE {
+                true => self.failures = 0,
+                false => self.next_endpoint = index + 1,
             }
         }
         self.failures = self.failures.saturating_add(1);
@@ -328,8 +359,8 @@ fn poll_input(
 }
 
 impl Link {
-    fn dial(options: &Arc<Options>, client_id: &Arc<str>, is_first: bool) -> Self {
-        let (options, client_id) = (options.clone(), client_id.clone());
-        Self::Dialing(Box::pin(async move { Connection::open(&options, &client_id, is_first).await }))
+    fn dial(dialer: &Arc<Dialer>, client_id: &Arc<str>, is_first: bool, first_endpoint: usize) -> Self {
+        let (dialer, client_id) = (dialer.clone(), client_id.clone());
+        Self::Dialing(Box::pin(async move { dialer.dial(&client_id, is_first, first_endpoint).await }))
     }
 }

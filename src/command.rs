@@ -83,7 +83,7 @@ pub(crate) struct Request {
     /// None: to the topic that the agent has for that.
     pub(crate) reply_to: Option<ReplyPaths>,
     /// What the replies are known by; without one, calls with the same paths take turns.
-    pub(crate) key: Option<Key>,
+    pub(crate) key: Option<Box<Key>>,
     pub(crate) offline: Offline,
     pub(crate) deadline: Instant,
     pub(crate) wanted: Wanted,

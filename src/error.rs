@@ -7,6 +7,10 @@ use std::sync::Arc;
 use crate::reason::{Reason, ReasonCode};
 use crate::Message;
 
+mod handshake;
+
+pub use handshake::{TlsFailure, WebSocketFailure};
+
 /// What went wrong in a call, a connection or a stream.
 ///
 /// Match on [`kind`](Self::kind); where a message was to be sent, [`outcome`](Self::outcome) tells whether it may
@@ -81,6 +85,12 @@ pub enum ErrorKind {
     QueueFull,
     /// The broker could not be reached, or the connection to it broke.
     Connection,
+    /// TLS could not be set up, or broke.
+    Tls(TlsFailure),
+    /// The WebSocket handshake failed.
+    WebSocket(WebSocketFailure),
+    /// The proxy refused to connect to the broker, or did not speak its protocol.
+    Proxy,
     /// The broker ended the connection and said why: see [`Error::reason_code`] (the DISCONNECT of MQTT 5).
     Disconnected,
     /// The function that answers the broker in an authentication exchange failed, or the broker did.
@@ -368,6 +378,24 @@ impl Error {
         Self::new(ErrorKind::Connection, text)
     }
 
+    pub(crate) fn tls(failure: TlsFailure, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Tls(failure), text)
+    }
+
+    #[cfg(feature = "websocket")]
+    pub(crate) fn websocket(failure: WebSocketFailure, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::WebSocket(failure), text)
+    }
+
+    #[cfg(feature = "proxy")]
+    pub(crate) fn proxy(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Proxy, text)
+    }
+
+    pub(crate) fn missing_feature(what: impl fmt::Display, feature: &str) -> Self {
+        Self::invalid_options(format!("{what} needs the feature {feature:?} of mqtt-agent"))
+    }
+
     pub(crate) fn protocol(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Protocol, text)
     }
@@ -421,7 +449,7 @@ impl fmt::Debug for Error {
 }
 
 /// Quotes a text, cut to a length that fits a log line.
-struct Short<'a>(&'a str);
+pub(crate) struct Short<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Short<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -74,7 +74,15 @@
 //!
 //! # Protocol versions
 //!
-//! MQTT 3.1.1 by default, MQTT 3.1 by [`Options::version`].
+//! MQTT 3.1.1 by default, which every broker and most devices speak; MQTT 3.1 and 5 by [`Options::version`], or
+//! [`Version::Auto`] for the newest of the last two that the broker takes. The calls are the same. MQTT 5 adds
+//! properties to messages ([`Properties`]), reasons to refusals ([`Error::reason_code`]), sessions that outlive a
+//! connection without a fixed name ([`Options::session_expiry`]), the broker's terms ([`Terms`]), and an answer at once
+//! to a request that nobody is there for ([`ErrorKind::NoResponders`]). What only MQTT 5 can do is an
+//! [`ErrorKind::Unsupported`] on a connection of an earlier version, and never dropped without a word.
+//!
+//! **Overlapping filters**, such as `a/#` and `a/+`, give each subscriber one copy of a message with MQTT 5, by its
+//! subscription identifiers, which the agent sets and reads by itself.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -85,6 +93,7 @@ mod call;
 mod collect;
 mod command;
 mod connection;
+mod dial;
 mod error;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
@@ -113,7 +122,7 @@ mod wire;
 pub use agent::Agent;
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
-pub use error::{Error, ErrorKind, Outcome, Refusal, RemoteError};
+pub use error::{Error, ErrorKind, Outcome, Refusal, RemoteError, TlsFailure, WebSocketFailure};
 #[cfg(feature = "json")]
 pub use json::Json;
 pub use message::{Message, QoS};
@@ -129,6 +138,12 @@ pub use stats::Stats;
 pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
 pub use terms::{Terms, Version};
 pub use topic::{Filter, Topic};
+pub use transport::{Endpoint, Scheme};
+
+/// The TLS library that [`Options::tls_config`] and [`Options::crypto_provider`] speak of.
+#[cfg(feature = "tls-no-provider")]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "tls", feature = "tls-ring", feature = "tls-no-provider"))))]
+pub use tokio_rustls::rustls;
 
 /// The examples of the README, compiled.
 #[cfg(doctest)]

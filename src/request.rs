@@ -269,7 +269,7 @@ impl Request {
         (Pending { call: Call::new(shared.clone(), Command::Request(command), answer, deadline), id, shared }, judge)
     }
 
-    fn check(self, id: RequestId) -> Result<(crate::wire::Publish, Option<ReplyPaths>, Option<Key>), Error> {
+    fn check(self, id: RequestId) -> Result<(crate::wire::Publish, Option<ReplyPaths>, Option<Box<Key>>), Error> {
         let options = self.agent.options();
         let reply_to = self.reply_to.transpose()?;
         if reply_to.is_none() && !options.version.may_be_5() {
@@ -281,7 +281,7 @@ impl Request {
         let correlation = self.correlation.unwrap_or_else(default);
         let key = correlation.key(self.content.payload()?, || self.agent.correlation_data(id))?;
         let mut properties = self.properties;
-        if let Some(Key { extract: Extract::Data, value }) = &key {
+        if let Some(Key { extract: Extract::Data, value }) = key.as_deref() {
             properties.correlation_data = Some(value.clone());
             if let Some(filter) = &reply_to {
                 properties.response_topic = Some(response_topic(filter)?);

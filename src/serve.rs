@@ -58,9 +58,10 @@ struct Setup {
 enum ReplyTo {
     Nowhere,
     Template(Template),
-    Closure(Box<dyn Fn(&IncomingRequest) -> Option<String> + Send + Sync>),
+    Closure(Box<ReplyBy>),
 }
 
+type ReplyBy = dyn Fn(&IncomingRequest) -> Option<String> + Send + Sync;
 type ErrorPayload = dyn Fn(&IncomingRequest, &RemoteError) -> Bytes + Send + Sync;
 type SameBy = dyn Fn(&IncomingRequest) -> Option<Bytes> + Send + Sync;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::{Error, Terms};
+use crate::{Endpoint, Error, Terms};
 
 /// The state of an agent's connection; watched through [`Agent::state`](crate::Agent::state).
 #[derive(Debug, Clone)]
@@ -13,11 +13,14 @@ pub enum State {
     /// An attempt to connect is under way.
     Connecting,
     /// The broker has accepted the connection.
+    #[non_exhaustive]
     Connected {
         /// Whether the broker still had this client's session, with its subscriptions and queued messages.
         session_present: bool,
         /// What else it said.
         terms: Arc<Terms>,
+        /// Which of the agent's brokers it is.
+        endpoint: Endpoint,
     },
     /// There is no connection, and none is being made at the moment.
     Disconnected {

@@ -148,7 +148,7 @@ impl Correlation {
     }
 
     /// The key of a call with this payload and this number; None where calls take turns.
-    pub(crate) fn key(&self, payload: &[u8], number: impl FnOnce() -> [u8; 16]) -> Result<Option<Key>, Error> {
+    pub(crate) fn key(&self, payload: &[u8], number: impl FnOnce() -> [u8; 16]) -> Result<Option<Box<Key>>, Error> {
         let (extract, value) = match &self.0 {
             Rule::Turns => return Ok(None),
             Rule::Data => (Extract::Data, Bytes::copy_from_slice(&number())),
@@ -167,7 +167,7 @@ impl Correlation {
         };
         #[cfg(not(feature = "json"))]
         let _ = payload;
-        Ok(Some(Key { extract, value }))
+        Ok(Some(Box::new(Key { extract, value })))
     }
 }
 

@@ -36,8 +36,8 @@ impl ReplyBody {
     }
 }
 
-/// What a handler of [`Agent::serve`](crate::Agent::serve) may return: bytes, text, nothing, [`Json`](crate::Json), a
-/// [`ReplyBody`], or a `Result` of one of these.
+/// What a handler of [`Agent::serve`](crate::Agent::serve) may return: bytes, text, nothing, `Json` (feature
+/// `json`), a [`ReplyBody`], or a `Result` of one of these.
 ///
 /// The error of such a `Result` is sent to the other side as its text, so it should have nothing in it that is not for
 /// them; a [`RemoteError`] takes its code along.

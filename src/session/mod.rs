@@ -38,6 +38,7 @@ mod subscribe;
 mod subscriptions;
 mod terms;
 #[cfg(test)]
+#[allow(clippy::duplicate_mod, reason = "the same tests for each version")]
 mod tests;
 
 use close::Closing;

@@ -103,7 +103,7 @@ impl Outgoing {
     }
 
     /// The packet, for the first time or again.
-    fn to_wire(&mut self, id: PacketId, dup: bool, now: Instant) -> Outbound<'_> {
+    fn packet(&mut self, id: PacketId, dup: bool, now: Instant) -> Outbound<'_> {
         // Rounded up, and never 0: nothing expires before its time.
         let expiry = self.expires.map(|expires| wire::whole_seconds(expires - now).max(1));
         Outbound::Publish { publish: &mut self.publish, id, dup, expiry }
@@ -324,7 +324,7 @@ impl Session {
             outgoing.rank = self.publishes.sent;
         }
         if qos == QoS::AtMostOnce {
-            codec.encode(outgoing.to_wire(0, false, now), buf);
+            codec.encode(outgoing.packet(0, false, now), buf);
         } else {
             let id = match self.in_flight.insert(On::Published, Entry::Publish(outgoing)) {
                 Ok(id) => id,
@@ -337,7 +337,7 @@ impl Session {
                 Err(_) => return false,
             };
             if let Some((_, Entry::Publish(outgoing))) = self.in_flight.get_mut(id) {
-                codec.encode(outgoing.to_wire(id, false, now), buf);
+                codec.encode(outgoing.packet(id, false, now), buf);
             }
         }
         self.counters.published().add(1);

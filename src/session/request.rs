@@ -50,7 +50,7 @@ struct Pending {
     /// None as long as it is not known where the replies come.
     queue: Option<SubscriberKey>,
     /// What its replies are known by; without one it waits for its turn.
-    key: Option<Key>,
+    key: Option<Box<Key>>,
     /// Taken when it is its turn.
     publish: Option<wire::Publish>,
     /// May have reached a wire: only then can a message be its reply.
@@ -155,7 +155,7 @@ impl Session {
         let Some(pending) = requests.pending.get_mut(request) else { return };
         pending.queue = Some(key);
         let Some(queue) = subscriptions.reply_queue_mut(key) else { return };
-        match queue.join(request, pending.key.as_ref()) {
+        match queue.join(request, pending.key.as_deref()) {
             true => self.advance_requests(key, now),
             false => self.fail_request(request, Error::key_in_use(), now),
         }
@@ -218,7 +218,7 @@ impl Session {
             return Some(pending);
         };
         if let Some(queue) = self.subscriptions.reply_queue_mut(key) {
-            queue.leave(request, pending.key.as_ref());
+            queue.leave(request, pending.key.as_deref());
         }
         self.advance_requests(key, now);
         Some(pending)

@@ -1,5 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE, their answers, and the way of a message to those who want it.
 
+use std::cmp::Reverse;
 use std::hash::BuildHasher;
 use std::iter::repeat;
 
@@ -345,7 +346,7 @@ impl Session {
         }
     }
 
-    /// Hands a message to each subscriber that wants it, once. `identifiers` name the filters this copy of it is for,
+    /// Hands a message to each subscriber that wants it, once. `identifiers` name the filters that this copy of it is for,
     /// where the broker tells.
     pub(super) fn deliver(&mut self, message: &Message, identifiers: &[usize], now: Instant) {
         let Subscriptions { router, filters, subscribers, delivery, matched, answered, hasher, .. } =
@@ -354,11 +355,20 @@ impl Session {
         let topic = if message.is_retained() { hasher.hash_one(message.topic().as_str()) } else { 0 };
         let mut claimed = false;
         router.for_each_match(message.topic().as_str(), |key| matched.push(*key));
-        keep_named(matched, identifiers, filters);
+        let copy = Copy::new(matched, identifiers, filters);
         for key in matched.drain(..) {
             let Some(shared) = filters.get_mut(key) else { continue };
+            let is_raw = shared.retain_as_published;
+            let is_for_filter = match message.is_retained() && !is_raw {
+                // They come by whichever filter was asked for; each link knows what it had.
+                true => copy.is_for_plain,
+                false => copy.is_for(shared),
+            };
+            if !is_for_filter && message.is_retained() {
+                continue;
+            }
             for link in &mut shared.links {
-                if !shared.retain_as_published && !link.accepts(message, topic) {
+                if !is_raw && !link.accepts(message, topic) {
                     continue;
                 }
                 let Some(subscriber) = subscribers.get_mut(link.subscriber) else { continue };
@@ -366,6 +376,9 @@ impl Session {
                     continue;
                 }
                 claimed = true;
+                if !is_for_filter {
+                    continue;
+                }
                 match &subscriber.sink {
                     // An error means that nobody listens any more; the guard's word of it is on its way.
                     Sink::Pending { events, .. } | Sink::Stream(events) => drop(events.send(Ok(message.clone()))),
@@ -387,19 +400,40 @@ impl Session {
     }
 }
 
-/// Of several filters that match, a broker may send a copy for each: then each copy is for its own. Where none is named
-/// the copy was on its way for an earlier process with this session, whose identifiers say nothing here.
-fn keep_named(matched: &mut Vec<FilterKey>, identifiers: &[usize], filters: &SlotMap<FilterKey, Shared>) {
-    if identifiers.is_empty() || matched.len() < 2 {
-        return;
+/// For which of the filters that match one copy of a message is: a broker may send a copy for each of them, or one for
+/// all. A subscriber with several of them takes the copy for the first, in the order of `matched`.
+struct Copy<'a> {
+    /// Empty where it is for all.
+    identifiers: &'a [usize],
+    /// Not only for filters whose messages keep the flag they were published with: then it tells a retained one.
+    is_for_plain: bool,
+}
+
+impl<'a> Copy<'a> {
+    fn new(matched: &mut [FilterKey], identifiers: &'a [usize], filters: &SlotMap<FilterKey, Shared>) -> Self {
+        let all = Self { identifiers: &[], is_for_plain: true };
+        if identifiers.is_empty() || matched.len() < 2 {
+            return all;
+        }
+        let named =
+            || matched.iter().filter_map(|key| filters.get(*key)).filter(|shared| is_named(identifiers, shared));
+        if named().next().is_none() {
+            // It was on its way for an earlier process with this session, whose identifiers say nothing here.
+            return all;
+        }
+        let is_for_plain = named().any(|shared| !shared.retain_as_published);
+        // The best copy first, and one that surely comes: for a filter that is not confirmed there may be none.
+        matched.sort_unstable_by_key(|key| (Reverse(filters.get(*key).and_then(|shared| shared.granted)), *key));
+        Self { identifiers, is_for_plain }
     }
-    let is_named = |key: &FilterKey| {
-        let identifier = filters.get(*key).and_then(|shared| shared.identifier);
-        identifier.is_some_and(|identifier| identifiers.contains(&(identifier as usize)))
-    };
-    if matched.iter().any(is_named) {
-        matched.retain(is_named);
+
+    fn is_for(&self, shared: &Shared) -> bool {
+        self.identifiers.is_empty() || is_named(self.identifiers, shared)
     }
+}
+
+fn is_named(identifiers: &[usize], shared: &Shared) -> bool {
+    shared.identifier.is_some_and(|identifier| identifiers.contains(&(identifier as usize)))
 }
 
 fn no_suback() -> Error {

@@ -387,3 +387,6 @@ pub(super) fn from_wire(qos: WireQoS) -> QoS {
         WireQoS::ExactlyOnce => QoS::ExactlyOnce,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,20 +3,25 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mqtt_agent::{Agent, Lost, Options, State, Stats};
+use mqtt_agent::{Agent, Lost, Options, State, Stats, Version};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
-use crate::support::{millis, within, Broker, Peer, Scripted, LIMIT};
+use crate::support::{millis, within, Broker, Peer, Scripted, LIMIT, VERSION};
 
 /// Options for this URL that try again at once after a loss.
 pub(crate) fn options(url: &str) -> Options {
-    Agent::builder(url).unwrap().reconnect(|_: &Lost| Some(millis(10)))
+    Agent::builder(url).unwrap().version(VERSION).reconnect(|_: &Lost| Some(millis(10)))
 }
 
-/// The URL of a broker for MQTT 3.1.1, and for MQTT 5.
-pub(crate) fn versions(broker: &Broker) -> [String; 2] {
-    ["3.1.1", "5"].map(|version| format!("{}?version={version}", broker.url()))
+/// The same, with a session that the peer may keep.
+pub(crate) fn kept(server: &Scripted) -> Options {
+    options(&server.url()).clean_session(false).client_id("kept")
+}
+
+/// An agent that speaks MQTT 5, whatever the others do.
+pub(crate) async fn mqtt5(broker: &Broker) -> Agent {
+    options(&broker.url()).version(Version::V5).connect().await.unwrap()
 }
 
 /// Never tries again.

@@ -14,9 +14,10 @@ use mqtt_agent::{
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Login as WireLogin, Packet, SubscribeReasonCode};
 use rumqttc::mqttbytes::QoS as WireQoS;
 
-use crate::common::{give_up, held_offline, linked, options, refusing_address, state, stats, watched};
+use crate::common::{give_up, held_offline, kept, linked, options, refusing_address, state, stats, watched};
 use crate::support::{
-    broker_test, drop_after_polls, millis, secs, within, BrokerKind, BrokerOptions, Direction, Proxy, Scripted, LIMIT,
+    broker_test, drop_after_polls, is_v5, millis, secs, within, BrokerKind, BrokerOptions, Direction, Proxy, Scripted,
+    LIMIT,
 };
 
 #[tokio::test]
@@ -83,7 +84,7 @@ async fn a_refused_connection_is_an_error_at_once() {
 async fn a_first_packet_that_is_no_connack_ends_the_attempt() {
     for (bytes, kind) in [
         (&[0xd0, 0][..], ErrorKind::Protocol),
-        (&[0x20, 3, 0, 0, 0], ErrorKind::Protocol),
+        (&[0x20, 1, 0], ErrorKind::Protocol),
         (HTTP, ErrorKind::Protocol),
         (&[], ErrorKind::Connection),
     ] {
@@ -165,12 +166,16 @@ broker_test!(a_second_client_of_the_same_name_takes_over, |broker| async move {
     let mut stream = first.subscribe("a").await.unwrap();
     let second = options(&broker.url()).client_id("same").connect().await.unwrap();
     let closed = state(&first, "the end of the first", State::is_closed).await;
-    // The embedded broker says goodbye first, which in this version of the protocol only clients do.
-    let expected = match broker.kind() {
-        BrokerKind::Embedded => ErrorKind::Protocol,
-        BrokerKind::Mosquitto => ErrorKind::Connection,
-    };
-    assert!(matches!(closed, State::Closed { reason: Some(reason) } if reason.kind() == expected));
+    let State::Closed { reason: Some(reason) } = closed else { panic!("{closed:?}") };
+    match broker.kind() {
+        BrokerKind::Embedded if is_v5() => {
+            assert_eq!(reason.kind(), ErrorKind::Disconnected);
+            assert_eq!(reason.reason_code(), Some(ReasonCode::SESSION_TAKEN_OVER));
+        }
+        // It says goodbye first, which before MQTT 5 only clients do.
+        BrokerKind::Embedded => assert_eq!(reason.kind(), ErrorKind::Protocol),
+        BrokerKind::Mosquitto => assert_eq!(reason.kind(), ErrorKind::Connection),
+    }
     assert!(within(LIMIT, "the end of the stream", stream.recv()).await.is_none());
     second.publish("a", "x").await.unwrap();
 });
@@ -219,7 +224,7 @@ broker_test!(a_session_that_is_kept_is_resumed, |broker| async move {
 #[tokio::test]
 async fn the_state_tells_each_step() {
     let server = Scripted::listen().await;
-    let (agent, mut peer) = held_offline(&server, options(&server.url()).reconnect(|_: &_| Some(millis(300)))).await;
+    let (agent, mut peer) = held_offline(&server, kept(&server).reconnect(|_: &_| Some(millis(300)))).await;
     assert!(matches!(*agent.state().borrow(), State::Connecting));
     assert!(!agent.is_connected());
     peer.connack(ConnectReturnCode::Success, true).await;

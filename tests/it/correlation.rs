@@ -7,10 +7,9 @@ use mqtt_agent::rpc::Correlation;
 use mqtt_agent::{Agent, ErrorKind, Message, Outcome, RemoteError, Request, Version};
 use rumqttc::mqttbytes::v4::SubscribeReasonCode;
 
-use crate::common::versions;
-use crate::request::{text, GRANTED};
+use super::request::{text, GRANTED};
 use crate::script::*;
-use crate::support::{broker_test, drop_when_woken_after_polls, within, Proxy, Scripted, LIMIT};
+use crate::support::{broker_test, drop_when_woken_after_polls, is_v5, within, Proxy, Scripted, LIMIT};
 
 /// A call that shares the filter "res/+" with others.
 fn keyed(agent: &Agent, id: &str) -> Request {
@@ -90,60 +89,58 @@ async fn what_a_convention_calls_an_error_is_one_and_has_the_reply_with_it() {
 }
 
 broker_test!(calls_of_every_rule_dropped_at_any_point_free_their_slots, |broker| async move {
-    for url in versions(&broker) {
-        let device = Agent::connect(url.as_str()).await.unwrap();
-        let service = device.serve("dev/{id}/rpc", |request| async move { request.payload().clone() });
-        let _service = service.reply_to("dev/{id}/res").await.unwrap();
-        let agent = Agent::connect(url.as_str()).await.unwrap();
-        let whole = |reply: &Message| Some(reply.payload().clone());
-        let mut rules = vec![Correlation::topic("1"), Correlation::by_key("x", whole)];
-        if url.ends_with("version=5") {
-            rules.push(Correlation::data());
-        }
-        for rule in rules {
-            let reply_to = if format!("{rule:?}").ends_with("topic") { "dev/+/res" } else { "dev/1/res" };
-            for polls in 0.. {
-                let call = agent.request("dev/1/rpc", "x").reply_to(reply_to).correlation(rule.clone()).into_future();
-                let over = drop_when_woken_after_polls(call, polls).await;
-                settled(&agent, "no calls", |stats| stats.pending_requests == 0).await;
-                if over.is_some() {
-                    over.unwrap().unwrap();
-                    break;
-                }
+    let device = Agent::connect(broker.url()).await.unwrap();
+    let service = device.serve("dev/{id}/rpc", |request| async move { request.payload().clone() });
+    let _service = service.reply_to("dev/{id}/res").await.unwrap();
+    let agent = Agent::connect(broker.url()).await.unwrap();
+    let whole = |reply: &Message| Some(reply.payload().clone());
+    let mut rules = vec![Correlation::topic("1"), Correlation::by_key("x", whole)];
+    if is_v5() {
+        rules.push(Correlation::data());
+    }
+    for rule in rules {
+        let reply_to = if format!("{rule:?}").ends_with("topic") { "dev/+/res" } else { "dev/1/res" };
+        for polls in 0.. {
+            let call = agent.request("dev/1/rpc", "x").reply_to(reply_to).correlation(rule.clone()).into_future();
+            let over = drop_when_woken_after_polls(call, polls).await;
+            settled(&agent, "no calls", |stats| stats.pending_requests == 0).await;
+            if over.is_some() {
+                over.unwrap().unwrap();
+                break;
             }
         }
     }
 });
 
 broker_test!(calls_with_keys_survive_a_cut_line, |broker| async move {
-    for url in versions(&broker) {
-        let device = Agent::connect(url.as_str()).await.unwrap();
-        let mut asked = device.subscribe("dev/+/rpc").await.unwrap();
-        let proxy = Proxy::start(broker.addr()).await;
-        let version = url.rsplit_once('?').unwrap().1;
-        let agent = options(&format!("{}?{version}", proxy.url())).connect().await.unwrap();
-        let calls = ["1", "2", "3"].map(|id| {
-            let call = agent.request(format!("dev/{id}/rpc"), id).reply_to("dev/+/res");
-            tokio::spawn(call.correlation(Correlation::topic(id)).into_future())
-        });
-        for _ in 0..3 {
-            within(LIMIT, "a request", asked.recv()).await.unwrap().unwrap();
-        }
-        proxy.cut().await;
-        settled(&agent, "a new connection", |stats| stats.reconnects == 1).await;
-        // Acknowledged after the SUBSCRIBE before it was handled.
-        agent.publish("fence", "").await.unwrap();
-        for id in ["3", "1", "2"] {
-            device.publish(format!("dev/{id}/res"), id).await.unwrap();
-        }
-        for (call, id) in calls.into_iter().zip(["1", "2", "3"]) {
-            assert_eq!(text(async { call.await.unwrap() }).await, id);
-        }
+    let device = Agent::connect(broker.url()).await.unwrap();
+    let mut asked = device.subscribe("dev/+/rpc").await.unwrap();
+    let proxy = Proxy::start(broker.addr()).await;
+    let agent = options(&proxy.url()).connect().await.unwrap();
+    let calls = ["1", "2", "3"].map(|id| {
+        let call = agent.request(format!("dev/{id}/rpc"), id).reply_to("dev/+/res");
+        tokio::spawn(call.correlation(Correlation::topic(id)).into_future())
+    });
+    for _ in 0..3 {
+        within(LIMIT, "a request", asked.recv()).await.unwrap().unwrap();
+    }
+    proxy.cut().await;
+    settled(&agent, "a new connection", |stats| stats.reconnects == 1).await;
+    // Acknowledged after the SUBSCRIBE before it was handled.
+    agent.publish("fence", "").await.unwrap();
+    for id in ["3", "1", "2"] {
+        device.publish(format!("dev/{id}/res"), id).await.unwrap();
+    }
+    for (call, id) in calls.into_iter().zip(["1", "2", "3"]) {
+        assert_eq!(text(async { call.await.unwrap() }).await, id);
     }
 });
 
 #[tokio::test]
 async fn what_needs_mqtt_5_is_refused_on_a_connection_before_it_at_the_call() {
+    if is_v5() {
+        return;
+    }
     let (_scripted, agent, mut peer) = pair().await;
     let request = || agent.request("dev", "x").reply_to("res");
     let data = request().correlation(Correlation::data()).await.unwrap_err();

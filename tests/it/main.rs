@@ -4,13 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
-mod support;
+pub(crate) mod support;
 
 mod bad_input;
 mod cancel;
 mod chaos;
 mod collect;
-mod common;
+pub(crate) mod common;
 mod connect;
 mod correlation;
 mod each;
@@ -22,7 +22,7 @@ mod replies;
 mod request;
 #[cfg(feature = "json")]
 mod rpc;
-mod script;
+pub(crate) mod script;
 mod serve;
 mod shutdown;
 mod subscribe;

@@ -58,7 +58,8 @@ async fn give_up(agent: &Agent, task: usize) {
         let subscribing = agent.subscribe(format!("left/{}", round % 3)).into_future();
         let _ = tokio::time::timeout(millis(round as u64 % 3), subscribing).await;
         let call = agent.request(format!("silent/{task}"), "x").reply_to(format!("silent/{task}/res")).into_future();
-        assert!(tokio::time::timeout(millis(5), call).await.is_err());
+        // It may hear before that, where the broker says so, that nobody is there.
+        assert!(!matches!(tokio::time::timeout(millis(5), call).await, Ok(Ok(_))));
     }
 }
 

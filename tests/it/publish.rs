@@ -11,7 +11,7 @@ use mqtt_agent::{Agent, Delivery, ErrorKind, Offline, Outcome, QoS, Retained};
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
 use rumqttc::mqttbytes::QoS as WireQoS;
 
-use crate::common::{held_offline, linked, options, refusing_address, stats};
+use crate::common::{held_offline, kept, linked, options, refusing_address, stats};
 use crate::support::{broker_test, millis, secs, within, Direction, Peer, Proxy, Scripted, LIMIT};
 
 broker_test!(a_publish_resolves_when_the_broker_has_it_and_a_subscriber_gets_it, |broker| async move {
@@ -461,7 +461,7 @@ async fn a_message_over_the_limit_of_the_protocol_is_refused_and_the_connection_
 #[tokio::test]
 async fn what_fails_for_want_of_a_connection_does_not_disturb_what_waits() {
     let server = Scripted::listen().await;
-    let (agent, mut peer) = linked(&server, options(&server.url()).max_in_flight(1)).await;
+    let (agent, mut peer) = linked(&server, kept(&server).max_in_flight(1)).await;
     let first = tokio::spawn(agent.publish("a", "first").into_future());
     let id = peer.expect_publish().await.pkid;
     let calls = |count: usize, offline, text: &'static str| {
@@ -499,7 +499,7 @@ async fn what_fails_for_want_of_a_connection_does_not_disturb_what_waits() {
 async fn a_caller_that_left_before_a_loss_leaves_nothing_in_the_queue() {
     for offline in [Offline::Fail, Offline::Wait, Offline::Queue] {
         let server = Scripted::listen().await;
-        let (agent, mut peer) = linked(&server, options(&server.url()).max_in_flight(1)).await;
+        let (agent, mut peer) = linked(&server, kept(&server).max_in_flight(1)).await;
         let first = tokio::spawn(agent.publish("a", "first").into_future());
         let id = peer.expect_publish().await.pkid;
         let mut left = Box::pin(agent.publish("a", "left").offline(offline).into_future());

@@ -8,7 +8,6 @@ use mqtt_agent::{Agent, ErrorKind, Json, Message, Outcome, RemoteError, Request,
 use serde_json::{json, Value};
 use tokio::task::JoinHandle;
 
-use crate::common::versions;
 use crate::script::*;
 use crate::support::{broker_test, within, Peer, LIMIT};
 
@@ -84,21 +83,19 @@ async fn shelly(device: &Agent, name: &'static str) -> Service {
 }
 
 broker_test!(two_shellies_are_called_at_once_by_way_of_one_subscription, |broker| async move {
-    for url in versions(&broker) {
-        let device = Agent::connect(url.as_str()).await.unwrap();
-        let _services = (shelly(&device, "shelly-a").await, shelly(&device, "shelly-b").await);
-        let agent = Agent::connect(url.as_str()).await.unwrap();
-        let call = |n: usize| {
-            let device = Shelly::new(if n % 2 == 0 { "shelly-a" } else { "shelly-b" });
-            device.call(&agent, "Shelly.GetDeviceInfo", &n).into_future()
-        };
-        for (n, reply) in join_all((0..50).map(call)).await.into_iter().enumerate() {
-            assert_eq!(reply.unwrap().json_at::<usize>("/result/echo").unwrap(), n);
-        }
-        assert_eq!(agent.stats().filters, 1);
-        let unknown = Shelly::new("shelly-a").call(&agent, "Fly", &json!({})).await;
-        assert_eq!(remote(unknown), RemoteError::new("No handler for method").with_code(404));
+    let device = Agent::connect(broker.url()).await.unwrap();
+    let _services = (shelly(&device, "shelly-a").await, shelly(&device, "shelly-b").await);
+    let agent = Agent::connect(broker.url()).await.unwrap();
+    let call = |n: usize| {
+        let device = Shelly::new(if n % 2 == 0 { "shelly-a" } else { "shelly-b" });
+        device.call(&agent, "Shelly.GetDeviceInfo", &n).into_future()
+    };
+    for (n, reply) in join_all((0..50).map(call)).await.into_iter().enumerate() {
+        assert_eq!(reply.unwrap().json_at::<usize>("/result/echo").unwrap(), n);
     }
+    assert_eq!(agent.stats().filters, 1);
+    let unknown = Shelly::new("shelly-a").call(&agent, "Fly", &json!({})).await;
+    assert_eq!(remote(unknown), RemoteError::new("No handler for method").with_code(404));
 });
 
 #[tokio::test]
@@ -132,16 +129,14 @@ async fn thingsboard_has_the_number_of_a_call_in_its_topic() {
 }
 
 broker_test!(a_platform_calls_a_thingsboard_device, |broker| async move {
-    for url in versions(&broker) {
-        let rpc = ThingsBoard::standard();
-        let device = Agent::connect(url.as_str()).await.unwrap();
-        let serve = device.serve(rpc.pattern(), |request| async move { request.json_at::<Value>("/params").map(Json) });
-        let _service = serve.reply_to(rpc.reply_to()).await.unwrap();
-        let platform = Agent::connect(url.as_str()).await.unwrap();
-        let calls = (0..50).map(|n| rpc.call(&platform, "echo", &n).into_future());
-        for (n, reply) in join_all(calls).await.into_iter().enumerate() {
-            assert_eq!(reply.unwrap().json::<usize>().unwrap(), n);
-        }
+    let rpc = ThingsBoard::standard();
+    let device = Agent::connect(broker.url()).await.unwrap();
+    let serve = device.serve(rpc.pattern(), |request| async move { request.json_at::<Value>("/params").map(Json) });
+    let _service = serve.reply_to(rpc.reply_to()).await.unwrap();
+    let platform = Agent::connect(broker.url()).await.unwrap();
+    let calls = (0..50).map(|n| rpc.call(&platform, "echo", &n).into_future());
+    for (n, reply) in join_all(calls).await.into_iter().enumerate() {
+        assert_eq!(reply.unwrap().json::<usize>().unwrap(), n);
     }
 });
 
@@ -184,28 +179,26 @@ async fn a_shadow_accepts_or_rejects_each_on_its_own_topic() {
 }
 
 broker_test!(a_simulated_shadow_is_read_and_changed, |broker| async move {
-    for url in versions(&broker) {
-        let cloud = Agent::connect(url.as_str()).await.unwrap();
-        let _service = cloud
-            .serve("$aws/things/{thing}/shadow/{verb}", |request| async move {
-                let token: String = request.json_at("/clientToken").map_err(|error| error.to_string())?;
-                Ok::<_, String>(Json(match request.param("verb") {
-                    Some("delete") => json!({ "code": 404, "message": "No shadow", "clientToken": token }),
-                    _ => json!({ "state": { "thing": request.param("thing") }, "clientToken": token }),
-                }))
-            })
-            .reply_by(|request| {
-                let answer = if request.param("verb") == Some("delete") { "rejected" } else { "accepted" };
-                Some(format!("{}/{answer}", request.topic()))
-            })
-            .await
-            .unwrap();
-        let agent = Agent::connect(url.as_str()).await.unwrap();
-        let shadow = AwsShadow::new("pump");
-        let state = shadow.get(&agent).await.unwrap();
-        assert_eq!(state.json_at::<&str>("/state/thing").unwrap(), "pump");
-        assert_eq!(remote(shadow.delete(&agent).await), RemoteError::new("No shadow").with_code(404));
-    }
+    let cloud = Agent::connect(broker.url()).await.unwrap();
+    let _service = cloud
+        .serve("$aws/things/{thing}/shadow/{verb}", |request| async move {
+            let token: String = request.json_at("/clientToken").map_err(|error| error.to_string())?;
+            Ok::<_, String>(Json(match request.param("verb") {
+                Some("delete") => json!({ "code": 404, "message": "No shadow", "clientToken": token }),
+                _ => json!({ "state": { "thing": request.param("thing") }, "clientToken": token }),
+            }))
+        })
+        .reply_by(|request| {
+            let answer = if request.param("verb") == Some("delete") { "rejected" } else { "accepted" };
+            Some(format!("{}/{answer}", request.topic()))
+        })
+        .await
+        .unwrap();
+    let agent = Agent::connect(broker.url()).await.unwrap();
+    let shadow = AwsShadow::new("pump");
+    let state = shadow.get(&agent).await.unwrap();
+    assert_eq!(state.json_at::<&str>("/state/thing").unwrap(), "pump");
+    assert_eq!(remote(shadow.delete(&agent).await), RemoteError::new("No shadow").with_code(404));
 });
 
 #[tokio::test]
@@ -230,23 +223,21 @@ async fn the_bridge_of_zigbee2mqtt_answers_with_a_status_and_the_transaction() {
 }
 
 broker_test!(a_simulated_bridge_is_asked, |broker| async move {
-    for url in versions(&broker) {
-        let zigbee = Agent::connect(url.as_str()).await.unwrap();
-        let _service = zigbee
-            .serve("zigbee2mqtt/bridge/request/{name#}", |request| async move {
-                let asked: Value = request.json().map_err(|error| error.to_string())?;
-                Ok::<_, String>(Json(match request.param("name") {
-                    Some("device/rename") => json!({ "data": asked, "status": "ok", "transaction": asked["transaction"] }),
-                    _ => json!({ "data": {}, "status": "error", "error": "unknown", "transaction": asked["transaction"] }),
-                }))
-            })
-            .reply_to("zigbee2mqtt/bridge/response/{name}")
-            .await
-            .unwrap();
-        let agent = Agent::connect(url.as_str()).await.unwrap();
-        let bridge = Zigbee2Mqtt::new("zigbee2mqtt");
-        let renamed = bridge.request(&agent, "device/rename", &json!({ "from": "0x1", "to": "door" })).await.unwrap();
-        assert_eq!(renamed.json_at::<&str>("/data/to").unwrap(), "door");
-        assert_eq!(remote(bridge.request(&agent, "explode", &json!({})).await), RemoteError::new("unknown"));
-    }
+    let zigbee = Agent::connect(broker.url()).await.unwrap();
+    let _service = zigbee
+        .serve("zigbee2mqtt/bridge/request/{name#}", |request| async move {
+            let asked: Value = request.json().map_err(|error| error.to_string())?;
+            Ok::<_, String>(Json(match request.param("name") {
+                Some("device/rename") => json!({ "data": asked, "status": "ok", "transaction": asked["transaction"] }),
+                _ => json!({ "data": {}, "status": "error", "error": "unknown", "transaction": asked["transaction"] }),
+            }))
+        })
+        .reply_to("zigbee2mqtt/bridge/response/{name}")
+        .await
+        .unwrap();
+    let agent = Agent::connect(broker.url()).await.unwrap();
+    let bridge = Zigbee2Mqtt::new("zigbee2mqtt");
+    let renamed = bridge.request(&agent, "device/rename", &json!({ "from": "0x1", "to": "door" })).await.unwrap();
+    assert_eq!(renamed.json_at::<&str>("/data/to").unwrap(), "door");
+    assert_eq!(remote(bridge.request(&agent, "explode", &json!({})).await), RemoteError::new("unknown"));
 });

@@ -1,7 +1,7 @@
 //! Short forms for tests that script the broker packet by packet.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{pin, Pin};
 use std::task::Poll;
 
 use futures::poll;
@@ -34,9 +34,18 @@ pub(crate) async fn grant(peer: &mut Peer) -> Subscribe {
     subscribe
 }
 
-/// Awaits a subscribe, a request or the like while the peer grants one SUBSCRIBE.
+/// Awaits a subscribe, a request or the like while the peer grants each SUBSCRIBE, of which there is at least one.
 pub(crate) async fn granted<T>(peer: &mut Peer, call: impl Future<Output = T>) -> T {
-    tokio::join!(call, grant(peer)).0
+    let mut call = pin!(call);
+    assert!(is_pending(&mut call).await, "over before anything was granted");
+    loop {
+        grant(peer).await;
+        tokio::select! {
+            biased;
+            output = &mut call => return output,
+            () = peer.readable() => {}
+        }
+    }
 }
 
 /// What a SUBSCRIBE asks for.

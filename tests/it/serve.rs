@@ -9,9 +9,9 @@ use futures::future::join_all;
 use mqtt_agent::{Agent, Error, ErrorKind, Message, RemoteError, ReplyBody, Request, Service, ServiceStats};
 use tokio::sync::{mpsc, Semaphore};
 
-use crate::common::{nothing_left, versions};
+use crate::common::{mqtt5, nothing_left};
 use crate::script::*;
-use crate::support::{broker_test, drop_after_polls, millis, secs, within, Broker, LIMIT};
+use crate::support::{broker_test, drop_after_polls, millis, secs, within, LIMIT};
 
 /// Waits until `reached` is true of what the service shows.
 async fn served(service: &Service, what: &str, reached: impl Fn(ServiceStats) -> bool) {
@@ -33,34 +33,28 @@ fn remote(answer: Result<Message, Error>) -> RemoteError {
     error.remote().unwrap().clone()
 }
 
-async fn agent(broker: &Broker) -> Agent {
-    Agent::connect(format!("{}?version=5", broker.url())).await.unwrap()
-}
-
 broker_test!(a_handler_answers_with_what_it_returns_and_sees_the_levels_of_the_topic, |broker| async move {
-    for url in versions(&broker) {
-        let device = Agent::connect(url.as_str()).await.unwrap();
-        let service = device
-            .serve("dev/{id}/rpc", |request| async move {
-                format!("{} to {}", request.text().unwrap(), request.param("id").unwrap())
-            })
-            .reply_to("dev/{id}/res")
-            .await
-            .unwrap();
-        let agent = Agent::connect(url.as_str()).await.unwrap();
-        for id in ["1", "2"] {
-            assert_eq!(ask(&agent, id, "hello").await.unwrap().text().unwrap(), format!("hello to {id}"));
-        }
-        assert_eq!(service.stats().answered, 2);
-        assert_eq!(service.stop(LIMIT).await, 0);
-        drop(device);
+    let device = Agent::connect(broker.url()).await.unwrap();
+    let service = device
+        .serve("dev/{id}/rpc", |request| async move {
+            format!("{} to {}", request.text().unwrap(), request.param("id").unwrap())
+        })
+        .reply_to("dev/{id}/res")
+        .await
+        .unwrap();
+    let agent = Agent::connect(broker.url()).await.unwrap();
+    for id in ["1", "2"] {
+        assert_eq!(ask(&agent, id, "hello").await.unwrap().text().unwrap(), format!("hello to {id}"));
     }
+    assert_eq!(service.stats().answered, 2);
+    assert_eq!(service.stop(LIMIT).await, 0);
+    drop(device);
 });
 
 broker_test!(on_mqtt_5_nothing_has_to_be_said_about_the_way_of_the_reply, |broker| async move {
-    let device = agent(&broker).await;
+    let device = mqtt5(&broker).await;
     let _service = device.serve("echo", |request| async move { request.payload().clone() }).await.unwrap();
-    let agent = agent(&broker).await;
+    let agent = mqtt5(&broker).await;
     let calls = (0..100).map(|n| agent.request("echo", n.to_string()).into_future());
     for (n, reply) in join_all(calls).await.into_iter().enumerate() {
         assert_eq!(reply.unwrap().text().unwrap(), n.to_string());
@@ -69,7 +63,7 @@ broker_test!(on_mqtt_5_nothing_has_to_be_said_about_the_way_of_the_reply, |broke
 });
 
 broker_test!(an_error_of_the_handler_is_the_error_of_the_call, |broker| async move {
-    let device = agent(&broker).await;
+    let device = mqtt5(&broker).await;
     let _service = device
         .serve("dev/{what}", |request| async move {
             match request.param("what") {
@@ -80,7 +74,7 @@ broker_test!(an_error_of_the_handler_is_the_error_of_the_call, |broker| async mo
         })
         .await
         .unwrap();
-    let agent = agent(&broker).await;
+    let agent = mqtt5(&broker).await;
     assert_eq!(remote(agent.request("dev/code", "").await), RemoteError::new("no such switch").with_code(-105));
     assert_eq!(remote(agent.request("dev/panic", "").await).message, "the handler panicked");
     let reply = agent.request("dev/fine", "").await.unwrap();
@@ -88,7 +82,7 @@ broker_test!(an_error_of_the_handler_is_the_error_of_the_call, |broker| async mo
 });
 
 #[tokio::test]
-async fn before_mqtt_5_the_text_of_an_error_is_the_payload_or_what_the_convention_makes_of_it() {
+async fn the_text_of_an_error_is_the_payload_or_what_the_convention_makes_of_it() {
     let (_scripted, agent, mut peer) = pair().await;
     let serve = agent.serve("dev/{id}/rpc", |_| async { Err::<(), _>("broken") }).reply_to("dev/{id}/res");
     let serve = serve.error_payload(|request, error| format!("{} {}", request.text().unwrap(), error.message));
@@ -164,7 +158,7 @@ async fn no_more_handlers_run_than_may_and_what_waits_beyond_the_capacity_is_los
 }
 
 broker_test!(a_request_that_comes_twice_is_handled_once_and_answered_twice, |broker| async move {
-    let device = agent(&broker).await;
+    let device = mqtt5(&broker).await;
     let runs = Arc::new(AtomicUsize::new(0));
     let counted = runs.clone();
     let gate = Arc::new(Semaphore::new(0));
@@ -179,7 +173,7 @@ broker_test!(a_request_that_comes_twice_is_handled_once_and_answered_twice, |bro
         })
         .await
         .unwrap();
-    let agent = agent(&broker).await;
+    let agent = mqtt5(&broker).await;
     let mut replies = agent.subscribe("res").await.unwrap();
     let topic = || mqtt_agent::Topic::new("res").unwrap();
     let publish = || agent.publish("rpc", "x").response_topic(topic()).correlation_data("17").into_future();
@@ -199,7 +193,7 @@ broker_test!(a_request_that_comes_twice_is_handled_once_and_answered_twice, |bro
 });
 
 broker_test!(a_service_that_stops_finishes_what_runs_and_refuses_what_waits, |broker| async move {
-    let device = agent(&broker).await;
+    let device = mqtt5(&broker).await;
     let gate = Arc::new(Semaphore::new(0));
     let opened = gate.clone();
     let handler = move |_| {
@@ -210,7 +204,7 @@ broker_test!(a_service_that_stops_finishes_what_runs_and_refuses_what_waits, |br
         }
     };
     let service = device.serve("rpc", handler.clone()).concurrency(1).await.unwrap();
-    let caller = agent(&broker).await;
+    let caller = mqtt5(&broker).await;
     let first = tokio::spawn(caller.request("rpc", "1").into_future());
     served(&service, "a handler", |stats| stats.running == 1).await;
     let second = tokio::spawn(caller.request("rpc", "2").into_future());
@@ -231,9 +225,9 @@ broker_test!(a_service_that_stops_finishes_what_runs_and_refuses_what_waits, |br
 });
 
 broker_test!(a_service_that_is_dropped_answers_what_it_was_asked, |broker| async move {
-    let device = agent(&broker).await;
+    let device = mqtt5(&broker).await;
     let service = device.serve("rpc", |_| std::future::pending::<()>()).await.unwrap();
-    let caller = agent(&broker).await;
+    let caller = mqtt5(&broker).await;
     let call = tokio::spawn(caller.request("rpc", "1").into_future());
     served(&service, "a handler", |stats| stats.running == 1).await;
     drop(service);
@@ -242,7 +236,7 @@ broker_test!(a_service_that_is_dropped_answers_what_it_was_asked, |broker| async
 });
 
 broker_test!(a_call_to_serve_dropped_at_any_point_leaves_no_service_behind, |broker| async move {
-    let device = agent(&broker).await;
+    let device = mqtt5(&broker).await;
     for polls in 0.. {
         let served = drop_after_polls(device.serve("rpc", |_| async {}).into_future(), polls).await;
         let is_over = served.is_some();
@@ -255,7 +249,7 @@ broker_test!(a_call_to_serve_dropped_at_any_point_leaves_no_service_behind, |bro
 });
 
 broker_test!(an_expired_request_is_not_handled, |broker| async move {
-    let device = agent(&broker).await;
+    let device = mqtt5(&broker).await;
     let gate = Arc::new(Semaphore::new(0));
     let opened = gate.clone();
     let service = device
@@ -269,7 +263,7 @@ broker_test!(an_expired_request_is_not_handled, |broker| async move {
         .concurrency(1)
         .await
         .unwrap();
-    let caller = agent(&broker).await;
+    let caller = mqtt5(&broker).await;
     let first = tokio::spawn(caller.request("rpc", "1").into_future());
     served(&service, "a handler", |stats| stats.running == 1).await;
     // The message dies with its call.
@@ -282,13 +276,13 @@ broker_test!(an_expired_request_is_not_handled, |broker| async move {
 });
 
 broker_test!(services_of_a_group_share_the_requests, |broker| async move {
-    let devices = join_all((0..3).map(|_| agent(&broker))).await;
+    let devices = join_all((0..3).map(|_| mqtt5(&broker))).await;
     let serve = |device: &Agent| {
         device.serve("$share/group/dev/{id}/rpc", |request| async move { request.param("id").unwrap().to_owned() })
     };
     let services: Vec<_> = join_all(devices.iter().map(|device| serve(device).into_future())).await;
     let services: Vec<_> = services.into_iter().map(Result::unwrap).collect();
-    let caller = agent(&broker).await;
+    let caller = mqtt5(&broker).await;
     let calls = (0..60).map(|n| caller.request(format!("dev/{n}/rpc"), "").into_future());
     for (n, reply) in join_all(calls).await.into_iter().enumerate() {
         assert_eq!(reply.unwrap().text().unwrap(), n.to_string());
@@ -313,15 +307,13 @@ async fn what_cannot_be_served_is_refused() {
 #[cfg(feature = "trace-context")]
 broker_test!(a_trace_goes_with_a_request_and_its_answer, |broker| async move {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    for url in versions(&broker) {
-        let options = || Agent::builder(&url).unwrap();
-        let device = options().connect().await.unwrap();
-        let serve = device.serve("rpc", |request| async move { request.traceparent().unwrap_or("none").to_owned() });
-        let _service = serve.reply_to("res").await.unwrap();
-        let caller = options().trace_context(|| Some(TRACE.to_owned())).connect().await.unwrap();
-        let reply = caller.request("rpc", "").reply_to("res").await.unwrap();
-        // Before MQTT 5 there is no place for it, and that is no error.
-        let expected = if url.ends_with("version=5") { TRACE } else { "none" };
-        assert_eq!(reply.text().unwrap(), expected);
-    }
+    let options = || Agent::builder(&broker.url()).unwrap();
+    let device = options().connect().await.unwrap();
+    let serve = device.serve("rpc", |request| async move { request.traceparent().unwrap_or("none").to_owned() });
+    let _service = serve.reply_to("res").await.unwrap();
+    let caller = options().trace_context(|| Some(TRACE.to_owned())).connect().await.unwrap();
+    let reply = caller.request("rpc", "").reply_to("res").await.unwrap();
+    // Before MQTT 5 there is no place for it, and that is no error.
+    let expected = if crate::support::is_v5() { TRACE } else { "none" };
+    assert_eq!(reply.text().unwrap(), expected);
 });

@@ -3,11 +3,14 @@
 // Not every test uses every helper.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+pub mod certificates;
 pub mod embedded;
+pub mod fronts;
 pub mod mosquitto;
 pub mod polls;
 pub mod proxy;
 pub mod scripted;
+pub mod v5;
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -16,11 +19,30 @@ use std::pin::pin;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use mqtt_agent::Version;
+
+pub use certificates::{file, self_signed, Authority, Identity, KeyForm};
 pub use embedded::{EmbeddedBroker, EmbeddedBuilder};
+pub use fronts::{Front, TlsSide};
 pub use mosquitto::{Mosquitto, MosquittoConfig, Persistence};
 pub use polls::{drop_after_polls, drop_when_woken_after_polls};
 pub use proxy::{Direction, Proxy};
 pub use scripted::{Peer, Scripted};
+
+/// The version that agents speak in these tests, which are built once for each: as `it` for 3.1.1, as `it_v5` for MQTT 5.
+pub const VERSION: Version = if is_v5() { Version::V5 } else { Version::V311 };
+
+pub const fn is_v5() -> bool {
+    matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"it_v5")
+}
+
+/// The URL of a broker at this address, for an agent of that version.
+pub fn url(addr: SocketAddr) -> String {
+    match is_v5() {
+        true => format!("mqtt://{addr}?version=5"),
+        false => format!("mqtt://{addr}"),
+    }
+}
 
 /// How long a test waits for something that is to happen at once.
 pub const LIMIT: Duration = Duration::from_secs(5);
@@ -105,7 +127,7 @@ impl Broker {
     }
 
     pub fn url(&self) -> String {
-        format!("mqtt://{}", self.addr)
+        url(self.addr)
     }
 
     /// Ends it and every connection. Sessions and retained messages are lost.

@@ -47,7 +47,7 @@ impl Proxy {
     }
 
     pub fn url(&self) -> String {
-        format!("mqtt://{}", self.addr)
+        super::url(self.addr)
     }
 
     /// Resets the connections there are, and returns once they are gone.

@@ -10,10 +10,11 @@ use rumqttc::mqttbytes::v4::{
     SubscribeReasonCode, UnsubAck, Unsubscribe,
 };
 use rumqttc::mqttbytes::{check, Error};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{empty, join, sink, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Empty, Join, Sink};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{within, LIMIT};
+use super::{v5, within, LIMIT};
 
 /// Listens in place of a broker.
 pub struct Scripted {
@@ -33,13 +34,18 @@ impl Scripted {
     }
 
     pub fn url(&self) -> String {
-        format!("mqtt://{}", self.addr)
+        super::url(self.addr)
     }
 
     pub async fn accept(&self) -> Peer {
         let (stream, _) = within(LIMIT, "a connection", self.listener.accept()).await.expect("the listener accepts");
         stream.set_nodelay(true).expect("a connected socket");
         Peer::new(stream)
+    }
+
+    /// As long as it takes.
+    pub async fn try_accept(&self) -> io::Result<Peer> {
+        self.listener.accept().await.map(|(stream, _)| Peer::new(stream))
     }
 
     /// Accepts a connection, reads its CONNECT and answers it with success.
@@ -61,11 +67,13 @@ impl Scripted {
 pub struct Peer<S = TcpStream> {
     stream: S,
     received: BytesMut,
+    /// The client speaks MQTT 5, as its CONNECT said.
+    is_v5: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, received: BytesMut::new() }
+        Self { stream, received: BytesMut::new(), is_v5: false }
     }
 
     pub async fn recv(&mut self) -> Packet {
@@ -142,6 +150,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         assert_eq!(packet, Packet::Disconnect, "expected DISCONNECT");
     }
 
+    /// Waits until there is something to read.
+    pub async fn readable(&mut self) {
+        if self.received.is_empty() {
+            self.fill_or_panic("something to read").await;
+        }
+    }
+
     /// Panics if a byte or the end of the connection arrives meanwhile.
     pub async fn expect_nothing(&mut self, during: Duration) {
         assert!(self.received.is_empty(), "expected nothing, got {:02x?}", &self.received[..]);
@@ -161,6 +176,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.received.split_to(count).to_vec()
     }
 
+    /// So many bytes, or None at the end of the connection.
+    pub async fn try_recv_raw(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.received.len() < count {
+            if !matches!(self.fill().await, Ok(1..)) {
+                return None;
+            }
+        }
+        Some(self.received.split_to(count).to_vec())
+    }
+
     /// One packet as bytes: the codec refuses what is not 3.1.1, such as the CONNECT of 3.1.
     pub async fn recv_raw_packet(&mut self) -> Vec<u8> {
         loop {
@@ -176,15 +201,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub async fn closed(&mut self) -> Vec<Packet> {
         while matches!(within(LIMIT, "the end of the connection", self.fill()).await, Ok(1..)) {}
         let mut packets = Vec::new();
-        while let Ok(packet) = Packet::read(&mut self.received, MAX_SIZE) {
+        while let Some(packet) = self.read("the end of the connection") {
             packets.push(packet);
         }
         packets
     }
 
+    /// The next packet of those that are there, in the words of 3.1.1.
+    fn read(&mut self, expected: &str) -> Option<Packet> {
+        if self.is_v5 {
+            return match v5::read(&mut self.received) {
+                Ok(packet) => Some(packet),
+                Err(rumqttc::v5::mqttbytes::Error::InsufficientBytes(_)) => None,
+                Err(error) => panic!("expected {expected}, got {error}"),
+            };
+        }
+        match Packet::read(&mut self.received, MAX_SIZE) {
+            Ok(packet) => Some(packet),
+            Err(Error::InsufficientBytes(_)) => None,
+            Err(error) => panic!("expected {expected}, got {error}"),
+        }
+    }
+
     pub async fn send(&mut self, packet: Packet) {
+        self.send_together([packet]).await;
+    }
+
+    /// In one segment.
+    pub async fn send_together(&mut self, packets: impl IntoIterator<Item = Packet>) {
         let mut bytes = BytesMut::new();
-        packet.write(&mut bytes, MAX_SIZE).expect("a packet that can be written");
+        for packet in packets {
+            if self.is_v5 {
+                v5::write(packet, &mut bytes);
+            } else {
+                packet.write(&mut bytes, MAX_SIZE).expect("a packet that can be written");
+            }
+        }
         self.send_raw(&bytes).await;
     }
 
@@ -195,6 +247,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         })
         .await
         .expect("the connection is open");
+    }
+
+    /// Whether the far end has taken it all.
+    pub async fn try_send_raw(&mut self, bytes: &[u8]) -> bool {
+        within(LIMIT, "room to send", self.stream.write_all(bytes)).await.is_ok()
     }
 
     pub async fn connack(&mut self, code: ConnectReturnCode, session_present: bool) {
@@ -240,10 +297,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 
     async fn recv_as(&mut self, expected: &str) -> Packet {
         loop {
-            match Packet::read(&mut self.received, MAX_SIZE) {
-                Ok(packet) => return packet,
-                Err(Error::InsufficientBytes(_)) => self.fill_or_panic(expected).await,
-                Err(error) => panic!("expected {expected}, got {error}"),
+            match self.read(expected) {
+                Some(packet) => return packet,
+                None => self.fill_or_panic(expected).await,
             }
         }
     }
@@ -257,11 +313,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     async fn fill(&mut self) -> io::Result<usize> {
-        self.stream.read_buf(&mut self.received).await
+        let count = self.stream.read_buf(&mut self.received).await?;
+        self.is_v5 |= self.received.first() == Some(&0x10) && self.received.windows(5).any(|name| name == b"MQTT\x05");
+        Ok(count)
     }
 }
 
+type Reader = Peer<Join<OwnedReadHalf, Sink>>;
+type Writer = Peer<Join<Empty, OwnedWriteHalf>>;
+
 impl Peer {
+    /// The two directions, to be used at the same time.
+    pub fn split(self) -> (Reader, Writer) {
+        let (reader, writer) = self.stream.into_split();
+        let reader = Peer { stream: join(reader, sink()), received: self.received, is_v5: self.is_v5 };
+        (reader, Peer::new(join(empty(), writer)))
+    }
+
     /// Ends the connection with a TCP reset.
     pub fn reset(self) {
         self.stream.set_zero_linger().expect("a connected socket");

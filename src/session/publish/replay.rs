@@ -168,7 +168,7 @@ impl Session {
                     // MQTT-3.3.1-1: a publish that is sent again carries DUP.
                     let outbound = match on {
                         On::Released => Outbound::PubRel(id),
-                        _ => outgoing.to_wire(id, true, now),
+                        _ => outgoing.packet(id, true, now),
                     };
                     codec.encode(outbound, buf);
                     self.counters.published().add(u64::from(on == On::Published));

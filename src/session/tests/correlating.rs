@@ -5,15 +5,15 @@ use crate::rpc::{Correlation, Key};
 
 /// Replies to "r/+", known by the last level of their topic.
 fn call(bench: &mut Bench, id: &str) -> (RequestId, Answer<Vec<Message>>) {
-    keyed(bench, id, "r/+", Correlation::topic(id))
+    keyed(bench, id, "r/+", &Correlation::topic(id))
 }
 
-fn keyed(bench: &mut Bench, payload: &str, reply_to: &str, rule: Correlation) -> (RequestId, Answer<Vec<Message>>) {
-    let key = key(&rule);
+fn keyed(bench: &mut Bench, payload: &str, reply_to: &str, rule: &Correlation) -> (RequestId, Answer<Vec<Message>>) {
+    let key = key(rule);
     bench.request_with(payload, reply_to, |request| Request { key, ..request })
 }
 
-fn key(rule: &Correlation) -> Option<Key> {
+fn key(rule: &Correlation) -> Option<Box<Key>> {
     rule.key(b"", || [0; 16]).unwrap()
 }
 
@@ -214,8 +214,8 @@ fn the_request_leaves_when_both_its_reply_filters_are_confirmed() {
 #[test]
 fn rules_on_one_filter_do_not_disturb_each_other() {
     let mut bench = Bench::connected();
-    let (_, mut by_topic) = keyed(&mut bench, "a", "r/+", Correlation::topic("a"));
-    let (_, mut by_word) = keyed(&mut bench, "b", "r/+", by_first_word("b"));
+    let (_, mut by_topic) = keyed(&mut bench, "a", "r/+", &Correlation::topic("a"));
+    let (_, mut by_word) = keyed(&mut bench, "b", "r/+", &by_first_word("b"));
     let (_, mut by_turns) = bench.request("c", "r/+");
     bench.grant_all();
     assert_eq!(bench.sent().len(), 3);
@@ -238,7 +238,7 @@ fn many_calls_with_one_closure_read_a_reply_once() {
         })
     };
     let mut bench = Bench::connected();
-    let mut calls: Vec<_> = (0..100).map(|n| keyed(&mut bench, "x", "r", rule(n.to_string())).1).collect();
+    let mut calls: Vec<_> = (0..100).map(|n| keyed(&mut bench, "x", "r", &rule(n.to_string())).1).collect();
     bench.grant_all();
     bench.sent();
     READ.store(0, Relaxed);
@@ -252,7 +252,7 @@ fn many_calls_with_one_closure_read_a_reply_once() {
 fn a_closure_that_panics_costs_nobody_anything() {
     let mut bench = Bench::connected();
     let panics = Correlation::by_key("1", |reply: &Message| -> Option<Bytes> { panic!("{:?}", reply.text()) });
-    let (_, mut call) = keyed(&mut bench, "x", "r", panics);
+    let (_, mut call) = keyed(&mut bench, "x", "r", &panics);
     bench.grant_all();
     bench.sent();
     reply(&mut bench, "r", "x");

@@ -170,6 +170,29 @@ fn of_overlapping_filters_each_copy_reaches_its_own_subscribers_and_one_copy_for
 }
 
 #[test]
+fn a_subscriber_with_several_filters_takes_the_best_of_the_copies() {
+    let mut bench = Bench::connected();
+    let mut feed = bench.subscribe_as(&["a/#", "a/+", "a/b"], QOS2, Retained::IfFirst);
+    bench.sent();
+    let copy = |bench: &mut Bench, identifier: usize, payload: &'static str| {
+        let (topic, subscriptions) = (Topic::new("a/b").unwrap(), vec![identifier]);
+        bench.receive(Inbound::Publish(Incoming { subscriptions, ..plain(topic, payload.into(), QOS0, 0) }));
+    };
+    bench.grant(1, &[QOS0]);
+    copy(&mut bench, 2, "2 may not be subscribed yet");
+    copy(&mut bench, 1, "early");
+    bench.grant(2, &[QOS2]);
+    bench.grant(3, &[QOS1]);
+    for (identifier, payload) in [(1, "one"), (2, "two"), (3, "three")] {
+        copy(&mut bench, identifier, payload);
+    }
+    let mut feed = answered(&mut feed).unwrap();
+    let taken: Vec<_> = std::iter::from_fn(|| feed.events.try_recv().ok()).collect();
+    let texts: Vec<_> = taken.iter().map(|event| event.as_ref().unwrap().text().unwrap()).collect();
+    assert_eq!(texts, ["early", "two"]);
+}
+
+#[test]
 fn filters_that_do_not_overlap_share_a_packet_and_keep_their_identifier() {
     let mut bench = Bench::connected();
     let mut first = bench.subscribe(&["a/1", "a/2", "b/+"]);
