@@ -121,6 +121,8 @@
 //! - `websocket` (default): `ws` and `wss`.
 //! - `proxy`: HTTP CONNECT and SOCKS5.
 //! - `serde`: `Deserialize` for [`Options`].
+//! - `json`: JSON payloads, and the conventions of devices that speak it. `trace-context`: W3C `traceparent` in user
+//!   properties.
 //! - `blocking`: the same verbs without async. `metrics`: counters and histograms for the facade of that name. `testing`:
 //!   a broker, devices and a faulty line for tests.
 //!
