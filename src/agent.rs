@@ -383,9 +383,7 @@ impl Agent {
 
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
-        // A task that ended with its runtime left its last state behind.
-        let state = &self.shared.lanes.state;
-        state.has_changed().is_ok() && state.borrow().is_connected()
+        self.state_now().is_connected()
     }
 
     /// The state of the connection, to look at or to wait for a change of. The receiver does not keep the agent alive;
@@ -399,6 +397,10 @@ impl Agent {
     /// ```
     pub fn state(&self) -> watch::Receiver<State> {
         self.shared.lanes.state.clone()
+    }
+
+    pub(crate) fn state_now(&self) -> State {
+        State::now(&self.shared.lanes.state)
     }
 
     /// What the agent has done and holds.
@@ -478,7 +480,7 @@ impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Agent")
             .field("options", &self.shared.options)
-            .field("state", &*self.shared.lanes.state.borrow())
+            .field("state", &self.state_now())
             .finish_non_exhaustive()
     }
 }

@@ -103,6 +103,12 @@ pub enum ErrorKind {
     Closed,
     /// There is no Tokio runtime here to run the agent.
     NoRuntime,
+    /// No broker of this name is registered; the error's text names it.
+    UnknownBroker,
+    /// There is a global agent already.
+    AlreadySet,
+    /// A blocking call was made on the thread that runs its agent, where it would wait for itself.
+    OwnThread,
 }
 
 /// The broker's reason for refusing a connection: the CONNACK return code (MQTT 3.1.1, table 3.1; MQTT 5, section
@@ -410,6 +416,24 @@ impl Error {
 
     pub(crate) fn no_runtime() -> Self {
         Self::new(ErrorKind::NoRuntime, "an agent needs a Tokio runtime: call this from within one")
+    }
+
+    pub(crate) fn unknown_broker(name: &str) -> Self {
+        Self::new(ErrorKind::UnknownBroker, format!("no broker named {} is registered", Short(name)))
+    }
+
+    pub(crate) fn already_set() -> Self {
+        Self::new(ErrorKind::AlreadySet, "there is a global agent already: it is set, or was used, before this")
+    }
+
+    #[cfg(feature = "blocking")]
+    pub(crate) fn no_thread(source: std::io::Error) -> Self {
+        Self::new(ErrorKind::NoRuntime, "the thread that is to run the agent cannot be started").with_source(source)
+    }
+
+    #[cfg(feature = "blocking")]
+    pub(crate) fn own_thread() -> Self {
+        Self::new(ErrorKind::OwnThread, "a blocking call on the thread that runs its agent would wait for itself")
     }
 
     pub(crate) fn with_outcome(mut self, outcome: Outcome) -> Self {

@@ -80,6 +80,23 @@
 //! [`Agent::close`] ends at once; dropping the last handle sends what was accepted and then disconnects. Everyone who
 //! waits gets an answer in each case.
 //!
+//! # Other faces
+//!
+//! **Several brokers.** [`Brokers`] keeps an agent for each by name, connected when it is first used, with one state and
+//! one stream over all.
+//!
+//! **One for the process.** [`global::agent`] is set once and used anywhere, or connects by itself to what the environment
+//! names.
+//!
+//! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
+//! own (feature `blocking`).
+//!
+//! **In tests.** [`testing`] has a broker in the process, devices that answer as they are told, and a faulty line (feature
+//! `testing`).
+//!
+//! **For operators.** [`telemetry`] names the spans and events that go to `tracing`, and the metrics that go to the
+//! `metrics` facade (feature `metrics`).
+//!
 //! # Protocol versions
 //!
 //! MQTT 3.1.1 by default, which every broker and most devices speak; MQTT 3.1 and 5 by [`Options::version`], or
@@ -91,12 +108,40 @@
 //!
 //! **Overlapping filters**, such as `a/#` and `a/+`, give each subscriber one copy of a message with MQTT 5, by its
 //! subscription identifiers, which the agent sets and reads by itself.
+//!
+//! # Ways to a broker
+//!
+//! By the scheme of the URL: TCP, TLS, WebSocket, both, or a socket in the file system ([`Options::from_url`]); through a
+//! proxy ([`Options::proxy`]) or a stream of one's own ([`Options::connector`]); to one of several brokers
+//! ([`Options::failover`]). The options can come from the environment ([`Options::from_env`]) and, with the feature
+//! `serde`, from a file.
+//!
+//! TLS checks the broker's certificate, chain and name, against what the platform trusts or what
+//! [`Options::ca_file`] names; it never falls back to plain MQTT. What fails says what to do about it
+//! ([`ErrorKind::Tls`]). Passwords, keys, headers and the queries of WebSocket URLs are in no text that this crate writes:
+//! no error, no `Debug`, no log. (The WebSocket library writes its requests and frames at the level `trace` of the `log`
+//! crate: do not switch that on for `tungstenite`.)
+//!
+//! # Features
+//!
+//! - `tls` (default): TLS by rustls with aws-lc-rs. `tls-ring`: with ring. `tls-no-provider`: with the provider that the
+//!   program installs or hands in ([`Options::crypto_provider`]). Where several are on, the first of them counts.
+//! - `websocket` (default): `ws` and `wss`.
+//! - `proxy`: HTTP CONNECT and SOCKS5.
+//! - `serde`: `Deserialize` for [`Options`].
+//! - `blocking`: the same verbs without async. `metrics`: counters and histograms for the facade of that name. `testing`:
+//!   a broker, devices and a faulty line for tests.
+//!
+//! Without its feature a URL or an option is an [`ErrorKind::InvalidOptions`] that names it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod actor;
 mod agent;
 mod allowance;
+#[cfg(feature = "blocking")]
+pub mod blocking;
+mod brokers;
 mod call;
 mod collect;
 mod command;
@@ -106,6 +151,8 @@ mod error;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod global;
+mod histogram;
 #[cfg(feature = "json")]
 mod json;
 mod message;
@@ -122,15 +169,20 @@ mod session;
 mod state;
 mod stats;
 mod subscribe;
+pub mod telemetry;
 mod terms;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod topic;
 mod transport;
 mod wire;
 
 pub use agent::Agent;
+pub use brokers::{Brokers, BrokersState, BrokersSubscription};
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
 pub use error::{Error, ErrorKind, Outcome, Refusal, RemoteError, TlsFailure, WebSocketFailure};
+pub use histogram::Histogram;
 #[cfg(feature = "json")]
 pub use json::Json;
 pub use message::{Message, QoS};

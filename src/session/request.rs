@@ -53,8 +53,8 @@ struct Pending {
     key: Option<Box<Key>>,
     /// Taken when it is its turn.
     publish: Option<wire::Publish>,
-    /// May have reached a wire: only then can a message be its reply.
-    sent: bool,
+    /// When it was first sent, and may have reached a wire: only then can a message be its reply.
+    sent_at: Option<Instant>,
     /// Where its message waits to be sent.
     place: Option<Place>,
     offline: Offline,
@@ -80,9 +80,9 @@ impl Requests {
         self.pending.contains_key(request)
     }
 
-    pub(super) fn mark_sent(&mut self, request: RequestKey) {
+    pub(super) fn mark_sent(&mut self, request: RequestKey, now: Instant) {
         if let Some(pending) = self.pending.get_mut(request) {
-            pending.sent = true;
+            pending.sent_at.get_or_insert(now);
         }
     }
 
@@ -118,7 +118,7 @@ impl Session {
             queue: None,
             key,
             publish,
-            sent: false,
+            sent_at: None,
             place: None,
             offline,
             deadline,
@@ -200,8 +200,10 @@ impl Session {
     pub(super) fn handle_reply(&mut self, queue: SubscriberKey, message: &Message, now: Instant) -> bool {
         let found = self.subscriptions.reply_queue_mut(queue).and_then(|queue| queue.find(message));
         let Some(request) = found else { return false };
-        let Some(pending) = self.requests.pending.get_mut(request).filter(|pending| pending.sent) else { return false };
+        let Some(pending) = self.requests.pending.get_mut(request) else { return false };
+        let Some(sent_at) = pending.sent_at else { return false };
         if pending.replies.take(message.clone()) {
+            self.counters.reply_times.add(now - sent_at);
             if let Some(pending) = self.end_request(request, now) {
                 pending.replies.finish();
             }
@@ -240,7 +242,7 @@ impl Session {
     pub(super) fn expire_request(&mut self, request: RequestKey, now: Instant) {
         if let Some(pending) = self.end_request(request, now) {
             let error = no_reply().with_outcome(pending.outcome());
-            pending.replies.expire(pending.sent, error);
+            pending.replies.expire(pending.sent_at.is_some(), error);
         }
     }
 
@@ -263,7 +265,7 @@ impl Session {
 
     /// The connection is lost: what was not sent fails if its caller does not want to wait for another.
     pub(super) fn suspend_requests(&mut self, now: Instant) {
-        let unwilling = |pending: &Pending| pending.offline == Offline::Fail && !pending.sent;
+        let unwilling = |pending: &Pending| pending.offline == Offline::Fail && pending.sent_at.is_none();
         let requests: Vec<_> =
             self.requests.pending.iter().filter(|(_, pending)| unwilling(pending)).map(|(key, _)| key).collect();
         for request in requests {
@@ -333,7 +335,7 @@ impl Session {
 
 impl Pending {
     fn outcome(&self) -> Outcome {
-        match self.sent {
+        match self.sent_at.is_some() {
             true => Outcome::Unknown,
             false => Outcome::NotSent,
         }

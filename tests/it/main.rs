@@ -7,6 +7,8 @@
 pub(crate) mod support;
 
 mod bad_input;
+mod blocking;
+mod brokers;
 mod cancel;
 mod chaos;
 mod collect;
@@ -14,6 +16,7 @@ pub(crate) mod common;
 mod connect;
 mod correlation;
 mod each;
+mod global;
 #[cfg(feature = "json")]
 mod json;
 mod many;
@@ -22,7 +25,10 @@ mod replies;
 mod request;
 #[cfg(feature = "json")]
 mod rpc;
+mod runtimes;
 pub(crate) mod script;
 mod serve;
 mod shutdown;
 mod subscribe;
+mod telemetry;
+mod testing;
