@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout, Instant, Sleep};
+use tracing::field::display;
 
 use crate::allowance::Allowance;
 use crate::command::{Command, Notice, Reply};
@@ -19,6 +20,7 @@ use crate::reconnect::Lost;
 use crate::session::Session;
 use crate::state::State;
 use crate::stats::Counters;
+use crate::telemetry::TARGET;
 use crate::transport::Endpoint;
 use crate::wire::Outbound;
 use crate::{Error, ErrorKind, ReasonCode, Version};
@@ -182,7 +184,8 @@ impl Actor {
         match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
             Poll::Pending => false,
             Poll::Ready(0) => {
-                tracing::debug!("the last handle was dropped");
+                let client_id = &*self.client_id;
+                tracing::debug!(name: "mqtt.abandoned", target: TARGET, client_id, "the last handle was dropped");
                 self.session.handle_abandoned(now + self.options.timeout.min(FAR));
                 true
             }
@@ -237,11 +240,14 @@ impl Actor {
     fn handle_connected(&mut self, dialed: Dialed, now: Instant) {
         let Dialed { connection, endpoint, index } = dialed;
         let (session_present, terms) = (connection.session_present, connection.terms.clone());
-        tracing::info!(broker = %endpoint, session_present, version = ?terms.version, "connected");
         // MQTT-3.1.3-6: one that the broker assigned is kept, so that the session is found again.
         if *self.client_id != *terms.client_id {
             self.client_id = terms.client_id.as_str().into();
         }
+        let (client_id, version) = (&*self.client_id, terms.version);
+        tracing::info!(
+            name: "mqtt.connected", target: TARGET, broker = %endpoint, client_id, session_present, ?version, "connected"
+        );
         if std::mem::replace(&mut self.was_connected, true) {
             self.counters.reconnects().add(1);
         }
@@ -268,9 +274,7 @@ impl Actor {
     /// The connection is lost or was not made; whether to try again.
     fn handle_lost(&mut self, error: Error, now: Instant) -> bool {
         self.next_endpoint = 0;
-        if let Link::Up { endpoint, index, since, .. } = &self.link {
-            let cause = &error as &(dyn std::error::Error + 'static);
-            tracing::info!(broker = %endpoint, error = cause, "the connection was lost");
+        if let Link::Up { index, since, .. } = &self.link {
             match now - *since >= Lost::STABLE {
                 true => self.failures = 0,
                 false => self.next_endpoint = index + 1,
@@ -283,7 +287,9 @@ impl Actor {
             Some(first) if is_refused || !first.is_patient => None,
             _ => self.options.reconnect.delay(&lost),
         };
-        let retry_at = delay.map(|delay| now + delay.clamp(SHORTEST_DELAY, FAR));
+        let delay = delay.map(|delay| delay.clamp(SHORTEST_DELAY, FAR));
+        self.tell_lost(&lost, delay);
+        let retry_at = delay.map(|delay| now + delay);
         self.link = Link::Waiting { until: retry_at.unwrap_or(now) };
         // Before the callers are told: one that then looks at the state finds what it was told.
         match retry_at {
@@ -295,6 +301,19 @@ impl Actor {
             first.reply.send(Err(error));
         }
         retry_at.is_some()
+    }
+
+    fn tell_lost(&self, Lost { reason, attempt }: &Lost, delay: Option<Duration>) {
+        let (broker, what) = match &self.link {
+            Link::Up { endpoint, .. } => (Some(display(endpoint)), "the connection was lost"),
+            Link::Dialing(_) | Link::Waiting { .. } => (None, "no connection could be made"),
+        };
+        let client_id = &*self.client_id;
+        let retry_in_ms = delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        let error = reason as &(dyn std::error::Error + 'static);
+        tracing::info!(
+            name: "mqtt.disconnected", target: TARGET, broker, client_id, error, attempt, retry_in_ms, "{what}"
+        );
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
@@ -319,6 +338,7 @@ impl Actor {
         while self.commands.try_recv().is_ok() {}
         // Before the answers: whoever is told "closed" sees the same in the state.
         self.state.send_replace(State::Closed { reason: self.end });
+        tracing::info!(name: "mqtt.closed", target: TARGET, client_id = &*self.client_id, "the agent has ended");
         let (replies, unfinished) = self.session.finish();
         if let Link::Up { connection, .. } = self.link {
             let _ = timeout(SHUTDOWN, connection.shutdown()).await;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::error::TlsFailure;
 use crate::options::{Authentication, Credentials, LastWill, Login, Options};
+use crate::telemetry::TARGET;
 use crate::terms::Terms;
 use crate::transport::{self, Endpoint, Stream, Transport};
 use crate::wire::{Codec, ConnAck, Connect, Inbound, Refused};
@@ -122,7 +123,7 @@ impl Opening<'_> {
         }
         match shake(Version::V5).run(transport.connect(endpoint).await?).await {
             Err(error) if may_not_know_v5(&error) && self.options.mqtt5.authentication.is_none() => {
-                tracing::debug!(%error, "the broker may not know MQTT 5: trying 3.1.1");
+                tracing::debug!(name: "mqtt.downgraded", target: TARGET, %error, "the broker may not know MQTT 5: trying 3.1.1");
                 shake(Version::V311).run(transport.connect(endpoint).await?).await
             }
             outcome => outcome,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::connection::{Connection, Opening};
 use crate::options::Options;
+use crate::telemetry::{self, TARGET};
 use crate::transport::{Endpoint, Transport};
 use crate::Error;
 
@@ -39,11 +40,11 @@ impl Dialer {
         for index in order {
             let endpoint = endpoints[index].clone();
             let opening = Opening { options: &self.options, client_id, is_first };
-            match opening.connect(&self.transport, &endpoint).await {
+            match telemetry::connecting(&endpoint, opening.connect(&self.transport, &endpoint)).await {
                 Ok(connection) => return Ok(Dialed { connection, endpoint, index }),
                 Err(error) => {
                     let cause = &error as &(dyn std::error::Error + 'static);
-                    tracing::info!(broker = %endpoint, error = cause, "cannot connect");
+                    tracing::debug!(name: "mqtt.connect_failed", target: TARGET, broker = %endpoint, error = cause, "cannot connect");
                     failure = Some(error);
                 }
             }

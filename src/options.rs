@@ -22,6 +22,8 @@ mod network;
 mod serde;
 mod settings;
 mod tls;
+#[cfg(feature = "trace-context")]
+mod trace_context;
 mod url;
 
 pub(crate) use authentication::Authentication;
@@ -31,6 +33,8 @@ pub use last_will::LastWill;
 pub(crate) use login::Credentials;
 pub use login::Login;
 use mqtt5::Mqtt5;
+#[cfg(feature = "trace-context")]
+pub(crate) use trace_context::TRACEPARENT;
 
 /// Options of an [`Agent`]. Each has a default that suits a web server with one connection per broker.
 ///
@@ -72,8 +76,9 @@ pub struct Options {
     pub(crate) stream_capacity: usize,
     pub(crate) reply_linger: Duration,
     pub(crate) reconnect: Arc<dyn ReconnectPolicy>,
-    /// In the session of a subscription that acknowledges late: how many messages may wait for that.
     pub(crate) holds: Option<usize>,
+    #[cfg(feature = "trace-context")]
+    trace_context: Option<trace_context::TraceContext>,
 }
 
 /// What a call does while there is no connection.
@@ -300,7 +305,8 @@ impl Options {
 
     /// The largest message taken from the broker, in bytes of its packet after the fixed header. A larger one is
     /// acknowledged, thrown away and counted (see [`Stats::oversized`](crate::Stats::oversized)); ending the connection
-    /// instead would make a broker with a persistent session send it again for ever. Default: 16 MiB.
+    /// instead would make a broker with a persistent session send it again for ever. (A frame of WebSocket has to be held
+    /// until it is whole: one of over 1 MiB more than this does end the connection.) Default: 16 MiB.
     #[must_use]
     pub fn max_packet_size(mut self, max_packet_size: usize) -> Self {
         self.max_packet_size = max_packet_size;
@@ -334,6 +340,12 @@ impl Options {
     #[must_use]
     pub fn reconnect(mut self, policy: impl ReconnectPolicy) -> Self {
         self.reconnect = Arc::new(policy);
+        self
+    }
+
+    /// For the session of a subscription that acknowledges late: how many messages may wait for that.
+    pub(crate) fn holding(mut self, holds: impl Into<Option<usize>>) -> Self {
+        self.holds = holds.into();
         self
     }
 
@@ -415,6 +427,8 @@ impl From<Endpoint> for Options {
             reply_linger: Duration::from_secs(30),
             reconnect: Arc::new(Backoff::default()),
             holds: None,
+            #[cfg(feature = "trace-context")]
+            trace_context: None,
         }
     }
 }

@@ -133,7 +133,10 @@ impl Drop for Sibling {
 /// The options of a session for a subscription to `filters`, which holds `capacity` messages at most.
 pub(crate) fn options(agent: &Options, client_id: Option<String>, filters: &[Filter], capacity: usize) -> Options {
     let derived = || agent.client_id.as_ref().map(|id| format!("{id}-{:08x}", hash(filters)));
-    Options { client_id: client_id.or_else(derived), last_will: None, holds: Some(capacity), ..agent.clone() }
+    let mut options = agent.clone().holding(capacity);
+    options.client_id = client_id.or_else(derived);
+    options.last_will = None;
+    options
 }
 
 /// The same for the same filters in any order, in each process and version: a session that the broker keeps is found

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::{Endpoint, Error, Terms};
@@ -37,6 +38,15 @@ pub enum State {
 }
 
 impl State {
+    /// What a receiver shows now. A task that ended with its runtime left its last state behind, which is not true any
+    /// more.
+    pub(crate) fn now(state: &watch::Receiver<Self>) -> Self {
+        match state.has_changed() {
+            Err(_) if !state.borrow().is_closed() => Self::Closed { reason: None },
+            _ => state.borrow().clone(),
+        }
+    }
+
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected { .. })

@@ -262,7 +262,7 @@ pub struct SubscribeFuture {
 enum Subscribing {
     Refused(Error),
     Start(Box<Subscribe>, Vec<Filter>, Instant),
-    Called { call: Call<Feed>, counters: Arc<Counters>, own: Option<Own> },
+    Called { call: Box<Call<Feed>>, counters: Arc<Counters>, own: Option<Own> },
     Done,
 }
 
@@ -296,7 +296,7 @@ impl Subscribe {
             command::Subscribe { filters, wish: self.wish, capacity: self.capacity, offline, deadline, reply };
         let counters = agent.counters();
         let call = Call::new(agent.into_shared(), Command::Subscribe(command), answer, deadline);
-        Ok(Subscribing::Called { call, counters, own })
+        Ok(Subscribing::Called { call: Box::new(call), counters, own })
     }
 }
 

@@ -7,6 +7,9 @@ mod support;
 
 use std::alloc::System;
 use std::future::IntoFuture;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
 
 use cap::Cap;
 use futures::future::join_all;
@@ -53,6 +56,43 @@ async fn memory_and_tasks_after_many_bursts_of_work_are_what_they_were_after_the
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_thousand_idle_agents_are_small() {
+    let _alone = ALONE.lock().await;
+    const AGENTS: usize = 1000;
+    rlimit::increase_nofile_limit(4 * AGENTS as u64).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mqtt://{}", listener.local_addr().unwrap());
+    // It holds nothing but the sockets, in memory that is taken before the count begins.
+    let mut sockets = Vec::with_capacity(AGENTS + 1);
+    let broker = thread::spawn(move || {
+        while sockets.len() <= AGENTS {
+            let mut socket = listener.accept().unwrap().0;
+            let mut connect = [0; 256];
+            assert_ne!(socket.read(&mut connect).unwrap(), 0);
+            socket.write_all(&CONNACK).unwrap();
+            sockets.push(socket);
+        }
+        sockets
+    });
+    // The runtime's own tables grow at the first connection.
+    Options::from_url(&url).unwrap().connect().await.unwrap().close().await;
+    let mut agents = Vec::with_capacity(AGENTS);
+    let before = HEAP.allocated();
+    for _ in 0..AGENTS {
+        agents.push(Options::from_url(&url).unwrap().connect().await.unwrap());
+    }
+    let each = (HEAP.allocated() - before) / AGENTS;
+    println!("bytes of each of {AGENTS} idle agents: {each}");
+    assert!(each < 64 * 1024, "{each}");
+    let sockets = broker.join().unwrap();
+    join_all(agents.iter().map(mqtt_agent::Agent::close)).await;
+    drop(sockets);
+}
+
+/// Success, no session present.
+const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
 
 /// Of a hostile peer: what it announces is not allocated, what is not wanted is not kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 
 use super::settings::{is_option, Settings, PLACE_AND_LOGIN};
 use super::Options;
+use crate::telemetry::TARGET;
 use crate::Error;
 
 impl Options {
@@ -56,7 +57,8 @@ impl Options {
             }
         }
         if !unknown.is_empty() {
-            tracing::warn!(variables = unknown.join(", "), "variables that are no options are left alone");
+            let variables = unknown.join(", ");
+            tracing::warn!(name: "mqtt.unknown_variables", target: TARGET, variables, "these are no options");
         }
         Settings::new(&prefix, values).into_options()
     }

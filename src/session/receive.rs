@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::holds::Holds;
 use super::Session;
 use crate::command::{Hold, HoldId, Settled};
+use crate::telemetry::TARGET;
 use crate::wire::{Codec, Incoming, Outbound, PacketId};
 use crate::{Message, QoS};
 
@@ -204,7 +205,7 @@ impl Session {
         }
         if arrival != Arrival::Repetition {
             self.counters.oversized().add(1);
-            tracing::warn!(size, "a message over max_packet_size was thrown away");
+            tracing::warn!(name: "mqtt.oversized", target: TARGET, size, "a message over max_packet_size was thrown away");
         }
     }
 }

@@ -398,8 +398,13 @@ impl Session {
                 }
             }
         }
+        let is_reply = !self.subscriptions.answered.is_empty();
+        let mut taken = false;
         while let Some(subscriber) = self.subscriptions.answered.pop() {
-            self.handle_reply(subscriber, message, now);
+            taken |= self.handle_reply(subscriber, message, now);
+        }
+        if is_reply && !taken {
+            self.counters.late_replies().add(1);
         }
         claimed
     }

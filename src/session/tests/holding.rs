@@ -5,7 +5,7 @@ use crate::ErrorKind;
 
 /// A session that holds this many messages, on a connection.
 fn holding(capacity: usize) -> Bench {
-    let mut bench = Bench::with(|options| Options { holds: Some(capacity), ..options });
+    let mut bench = Bench::with(|options| options.holding(capacity));
     bench.connect(false);
     bench
 }
@@ -268,7 +268,7 @@ fn a_message_that_nobody_wants_or_that_is_too_large_keeps_nobody_back() {
 
 #[test]
 fn a_subscriber_that_is_full_before_its_suback_is_handed_its_stream() {
-    let mut bench = Bench::with(|options| Options { holds: Some(2), ..options.client_id("c").clean_session(false) });
+    let mut bench = Bench::with(|options| options.holding(2).client_id("c").clean_session(false));
     let mut feed = bench.subscribe(&["t"]);
     bench.connect(true);
     let id = asked(&mut bench);
@@ -351,7 +351,7 @@ fn a_subscription_that_is_given_up_full_is_unsubscribed_and_its_messages_stay_wi
 fn a_session_that_the_broker_keeps_is_not_left_with_filters_that_nobody_wants() {
     let kept = || {
         let mut bench =
-            Bench::with(|options| Options { holds: Some(8), ..options.client_id("c").clean_session(false) });
+            Bench::with(|options| options.holding(8).client_id("c").clean_session(false));
         bench.connect(false);
         bench
     };
@@ -376,7 +376,7 @@ fn a_session_that_the_broker_keeps_is_not_left_with_filters_that_nobody_wants() 
 
 #[test]
 fn a_broker_that_is_not_read_from_is_pinged_and_believed_to_be_there() {
-    let mut bench = Bench::with(|options| Options { holds: Some(1), ..options.keep_alive(10 * SECOND) });
+    let mut bench = Bench::with(|options| options.holding(1).keep_alive(10 * SECOND));
     bench.connect(false);
     let mut feed = feed(&mut bench);
     bench.receive_publish("t", "1", QOS1, 1);

@@ -77,7 +77,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 impl World {
     fn new(holds: Option<usize>) -> Self {
         let bench = Bench::with(|options| {
-            let options = Options { holds, ..options };
+            let options = options.holding(holds);
             let options = options.keep_alive(3 * SECOND).write_timeout(2 * SECOND).reply_linger(SECOND);
             options.max_in_flight(3).max_queued(12).max_filters_per_subscribe(2)
         });
@@ -175,8 +175,9 @@ impl World {
         self.bench.command(Command::Request(Request {
             id,
             publish: wire_publish("q", payload(tag, false), qos),
-            reply_to: Filter::new(reply_to).unwrap(),
-            replies: 1,
+            reply_to: Some(paths(reply_to)),
+            key: None,
+            wanted: Wanted::Exactly(1),
             offline,
             deadline,
             reply,
