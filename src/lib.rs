@@ -144,7 +144,7 @@ pub use agent::Agent;
 pub use brokers::{Brokers, BrokersState, BrokersSubscription};
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
-pub use error::{Error, ErrorKind, Outcome, Refusal, TlsFailure, WebSocketFailure};
+pub use error::{Error, ErrorKind, Outcome, Problem, Refusal, TlsFailure, WebSocketFailure};
 pub use histogram::Histogram;
 pub use message::{Message, QoS};
 pub use options::{Exchange, ExchangeFuture, LastWill, Login, Offline, Options};
