@@ -39,6 +39,7 @@ struct Inner {
     messages: Vec<Message>,
     reason: Option<ReasonCode>,
     server_reference: Option<Box<str>>,
+    remote: Option<Box<RemoteError>>,
     #[source]
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -68,6 +69,14 @@ pub enum ErrorKind {
     PublishRefused,
     /// The broker said that nobody is subscribed to the request's topic (MQTT 5, reason code 0x10; few brokers do).
     NoResponders,
+    /// The one who was asked answered with an error: [`Error::remote`] has what it said, and [`Error::messages`] the
+    /// reply itself.
+    Remote,
+    /// Another call on the same reply filter waits for a reply with the same key; nothing was sent. See
+    /// [`Correlation`](crate::rpc::Correlation).
+    KeyInUse,
+    /// The payload is not what it was to be read as; [`Error::messages`] has the message.
+    Decode,
     /// The connection cannot carry what was asked for: a property on a version before MQTT 5, or something that this
     /// broker says it does not offer. Nothing was sent.
     Unsupported,
@@ -159,6 +168,41 @@ impl From<ReasonCode> for Refusal {
     }
 }
 
+/// What the one who was asked said in place of an answer; see [`ErrorKind::Remote`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RemoteError {
+    /// The number of the error, where the convention has one.
+    pub code: Option<i64>,
+    /// The text of the error; empty where there is none.
+    pub message: String,
+}
+
+impl RemoteError {
+    /// An error with this text.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { code: None, message: message.into() }
+    }
+
+    /// With this number.
+    #[must_use]
+    pub fn with_code(mut self, code: i64) -> Self {
+        self.code = Some(code);
+        self
+    }
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} ({code})", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl std::error::Error for RemoteError {}
+
 /// What became of the message of a failed [`publish`](crate::Agent::publish) or
 /// [`request`](crate::Agent::request).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -167,7 +211,7 @@ impl From<ReasonCode> for Refusal {
 pub enum Outcome {
     /// No byte of it left, and none will: safe to try again.
     NotSent,
-    /// It arrived and the broker, or its access rules, said no.
+    /// It arrived and the broker, its access rules, or the one who was asked said no.
     Refused,
     /// It left, or may have; no answer came. Trying again may do it twice.
     Unknown,
@@ -214,8 +258,15 @@ impl Error {
         self.0.server_reference.as_deref()
     }
 
+    /// What the one who was asked said in place of an answer, if that is what this error reports. The text is theirs:
+    /// it may be of any length.
+    pub fn remote(&self) -> Option<&RemoteError> {
+        self.0.remote.as_deref()
+    }
+
     /// The messages that did arrive before the call failed: the part of a
-    /// [`collect`](crate::Agent::collect) or of a request for several replies that came in time.
+    /// [`collect`](crate::Agent::collect) or of a request for several replies that came in time; the reply that is an
+    /// error; the message that could not be decoded.
     pub fn messages(&self) -> &[Message] {
         &self.0.messages
     }
@@ -236,6 +287,7 @@ impl Error {
             messages: Vec::new(),
             reason: None,
             server_reference: None,
+            remote: None,
             source: None,
         }))
     }
@@ -294,6 +346,24 @@ impl Error {
 
     pub(crate) fn no_responders(reason: &Reason) -> Self {
         Self::because(ErrorKind::NoResponders, "nobody is there to answer", reason)
+    }
+
+    /// The reply that says it goes into [`messages`](Self::messages).
+    pub(crate) fn remote_refused(remote: RemoteError) -> Self {
+        let code = remote.code.map(|code| format!(" {code}")).unwrap_or_default();
+        let text = format!("the other side answered with error{code}: {}", Short(&remote.message));
+        let mut error = Self::new(ErrorKind::Remote, text).with_outcome(Outcome::Refused);
+        error.0.remote = Some(Box::new(remote));
+        error
+    }
+
+    pub(crate) fn key_in_use() -> Self {
+        Self::new(ErrorKind::KeyInUse, "another call waits for a reply with the same key by the same reply filter")
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn decode(what: impl Into<Cow<'static, str>>, message: &Message) -> Self {
+        Self::new(ErrorKind::Decode, what).with_messages(vec![message.clone()])
     }
 
     pub(crate) fn unsupported(what: impl Into<Cow<'static, str>>) -> Self {

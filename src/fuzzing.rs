@@ -13,7 +13,9 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::Instant;
 
 use crate::allowance::{weight, Allowance};
-use crate::command::{Close, Command, Feed, Notice, Publish, Reply, Request, RequestId, Subscribe, Unfinished, Wish};
+use crate::command::{
+    Close, Command, Feed, Notice, Publish, Reply, ReplyPaths, Request, RequestId, Subscribe, Unfinished, Wanted, Wish,
+};
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::session::Session;
@@ -290,7 +292,7 @@ impl World {
         let topic = topic(input.pick(&TOPICS));
         let payload = Bytes::from_static(&ZEROS[..usize::from(input.byte()) * 400]);
         let (qos, offline, retain) = (input.pick(&QOS), input.pick(&OFFLINE), input.byte() % 2 == 1);
-        let publish = wire::Publish { topic, payload, qos, retain, properties: None };
+        let publish = wire::Publish { topic, payload, qos, retain, properties: None, lenient: false };
         let timeout = input.byte();
         let (mut deadline, mut reply, mut share) = (None, None, None);
         if timeout == 0xff {
@@ -339,9 +341,17 @@ impl World {
         let (topic, payload) = (topic(input.pick(&TOPICS)), Bytes::from_static(b"question"));
         let request = Request {
             id,
-            publish: wire::Publish { topic, payload, qos: input.pick(&QOS), retain: false, properties: None },
-            reply_to: filter(input.pick(&FILTERS)),
-            replies: usize::from(input.byte() % 4) + 1,
+            publish: wire::Publish {
+                topic,
+                payload,
+                qos: input.pick(&QOS),
+                retain: false,
+                properties: None,
+                lenient: false,
+            },
+            reply_to: Some(ReplyPaths { reply_to: filter(input.pick(&FILTERS)), rejected_by: None }),
+            key: None,
+            wanted: Wanted::Exactly(usize::from(input.byte() % 4) + 1),
             offline: input.pick(&OFFLINE),
             deadline,
             reply,

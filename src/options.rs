@@ -22,6 +22,8 @@ mod network;
 mod serde;
 mod settings;
 mod tls;
+#[cfg(feature = "trace-context")]
+mod trace_context;
 mod url;
 
 pub(crate) use authentication::Authentication;
@@ -31,6 +33,8 @@ pub use last_will::LastWill;
 pub(crate) use login::Credentials;
 pub use login::Login;
 use mqtt5::Mqtt5;
+#[cfg(feature = "trace-context")]
+pub(crate) use trace_context::TRACEPARENT;
 
 /// Options of an [`Agent`]. Each has a default that suits a web server with one connection per broker.
 ///
@@ -72,6 +76,8 @@ pub struct Options {
     pub(crate) stream_capacity: usize,
     pub(crate) reply_linger: Duration,
     pub(crate) reconnect: Arc<dyn ReconnectPolicy>,
+    #[cfg(feature = "trace-context")]
+    trace_context: Option<trace_context::TraceContext>,
 }
 
 /// What a call does while there is no connection.
@@ -412,6 +418,8 @@ impl From<Endpoint> for Options {
             stream_capacity: 1024,
             reply_linger: Duration::from_secs(30),
             reconnect: Arc::new(Backoff::default()),
+            #[cfg(feature = "trace-context")]
+            trace_context: None,
         }
     }
 }

@@ -50,10 +50,11 @@ impl Error {
     /// | `InvalidTopic`, `InvalidFilter`, `InvalidArgument` | 400 Bad Request |
     /// | `PublishRefused`, `SubscribeRefused`, `UnsubscribeRefused` for [`ReasonCode::NOT_AUTHORIZED`] | 403 Forbidden |
     /// | `NoResponders`, `UnknownBroker` | 404 Not Found |
+    /// | `KeyInUse` | 409 Conflict |
     /// | `TooLarge` | 413 Content Too Large |
     /// | `InvalidOptions`, `NoRuntime`, `AlreadySet`, `OwnThread`, `Lagged` | 500 Internal Server Error |
     /// | `Unsupported` | 501 Not Implemented |
-    /// | `PublishRefused`, `SubscribeRefused`, `UnsubscribeRefused`, `Refused`, `Protocol`, `Tls`, `WebSocket`, `Proxy`, `Authentication` | 502 Bad Gateway |
+    /// | `PublishRefused`, `SubscribeRefused`, `UnsubscribeRefused`, `Remote`, `Decode`, `Refused`, `Protocol`, `Tls`, `WebSocket`, `Proxy`, `Authentication` | 502 Bad Gateway |
     /// | `Offline`, `Connection`, `Disconnected`, `QueueFull`, `Closed`; `Refused` by a broker that is unavailable or busy | 503 Service Unavailable |
     /// | `Timeout` | 504 Gateway Timeout |
     ///
@@ -68,12 +69,13 @@ impl Error {
                 _ => 502,
             },
             Kind::NoResponders | Kind::UnknownBroker => 404,
+            Kind::KeyInUse => 409,
             Kind::TooLarge => 413,
             Kind::InvalidOptions | Kind::NoRuntime | Kind::AlreadySet | Kind::OwnThread | Kind::Lagged(_) => 500,
             Kind::Unsupported => 501,
             Kind::Refused(Refusal::ServerUnavailable | Refusal::ServerBusy | Refusal::ConnectionRateExceeded) => 503,
-            Kind::Refused(_) | Kind::Protocol | Kind::Authentication => 502,
-            Kind::Tls(_) | Kind::WebSocket(_) | Kind::Proxy => 502,
+            Kind::Remote | Kind::Decode | Kind::Refused(_) | Kind::Protocol => 502,
+            Kind::Tls(_) | Kind::WebSocket(_) | Kind::Proxy | Kind::Authentication => 502,
             Kind::Offline | Kind::Connection | Kind::Disconnected | Kind::QueueFull | Kind::Closed => 503,
             Kind::Timeout => 504,
         }
@@ -135,10 +137,12 @@ mod tests {
         let table: &[(u16, &[Kind])] = &[
             (400, &[Kind::InvalidTopic, Kind::InvalidFilter, Kind::InvalidArgument]),
             (404, &[Kind::NoResponders, Kind::UnknownBroker]),
+            (409, &[Kind::KeyInUse]),
             (413, &[Kind::TooLarge]),
             (500, &[Kind::InvalidOptions, Kind::NoRuntime, Kind::AlreadySet, Kind::OwnThread, Kind::Lagged(3)]),
             (501, &[Kind::Unsupported]),
             (502, &[Kind::PublishRefused, Kind::SubscribeRefused, Kind::UnsubscribeRefused, Kind::Protocol]),
+            (502, &[Kind::Remote, Kind::Decode]),
             (502, &[Kind::Refused(Refusal::NotAuthorized), Kind::Refused(Refusal::Banned), Kind::Authentication]),
             (502, &[Kind::Tls(TlsFailure::Other), Kind::WebSocket(WebSocketFailure::Other), Kind::Proxy]),
             (503, &[Kind::Offline, Kind::Connection, Kind::Disconnected, Kind::QueueFull, Kind::Closed]),
