@@ -17,10 +17,10 @@
 //! `devices/{id}/events`. `examples/actix.rs` is the same service with actix-web.
 
 mod sandbox;
+mod stop;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -32,7 +32,6 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use clap::Parser;
-use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt, StreamExt};
 use mqtt_agent::{Agent, Error, Message, Offline, Options, Problem, RemoteError, Request, Topic};
 use serde::{Deserialize, Serialize};
@@ -40,6 +39,7 @@ use serde_json::{json, Value};
 use tokio::net::TcpListener;
 
 use sandbox::Sandbox;
+use stop::{stop_signal, Stop};
 
 /// A web service in front of a fleet of devices. The broker is named by MQTT_URL, or MQTT_HOST and others.
 #[derive(Parser)]
@@ -56,13 +56,13 @@ struct Args {
 struct Service {
     agent: Agent,
     /// Resolves when the service is to end.
-    stop: Shared<BoxFuture<'static, ()>>,
+    stop: Stop,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
-    let stop = stop_signal()?.boxed().shared();
+    let stop = stop_signal()?;
     let is_named = ["MQTT_URL", "MQTT_HOST"].iter().any(|name| std::env::var_os(name).is_some());
     let sandbox = if args.embedded || !is_named { Some(Sandbox::start().await?) } else { None };
     let options = match &sandbox {
@@ -192,23 +192,4 @@ async fn ready(State(service): State<Service>) -> impl IntoResponse {
     let status = if state.is_connected() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let calls = service.agent.stats().pending_requests;
     (status, Json(json!({ "state": state.to_string(), "pending_requests": calls })))
-}
-
-/// SIGTERM or SIGINT. They are listened to from now on, not only from the first poll.
-#[cfg(unix)]
-fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
-    use tokio::signal::unix::{signal, SignalKind};
-
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
-    Ok(tokio::signal::ctrl_c().map(drop))
 }
