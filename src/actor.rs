@@ -297,15 +297,15 @@ impl Actor {
     }
 
     fn tell_lost(&self, Lost { reason, attempt }: &Lost, delay: Option<Duration>) {
-        let broker = match &self.link {
-            Link::Up { endpoint, .. } => Some(display(endpoint)),
-            Link::Dialing(_) | Link::Waiting { .. } => None,
+        let (broker, what) = match &self.link {
+            Link::Up { endpoint, .. } => (Some(display(endpoint)), "the connection was lost"),
+            Link::Dialing(_) | Link::Waiting { .. } => (None, "no connection could be made"),
         };
         let client_id = &*self.client_id;
         let retry_in_ms = delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
         let error = reason as &(dyn std::error::Error + 'static);
         tracing::info!(
-            name: "mqtt.disconnected", target: TARGET, broker, client_id, error, attempt, retry_in_ms, "not connected"
+            name: "mqtt.disconnected", target: TARGET, broker, client_id, error, attempt, retry_in_ms, "{what}"
         );
     }
 

@@ -100,6 +100,31 @@
 //!
 //! **Overlapping filters**, such as `a/#` and `a/+`, give each subscriber one copy of a message with MQTT 5, by its
 //! subscription identifiers, which the agent sets and reads by itself.
+//!
+//! # Ways to a broker
+//!
+//! By the scheme of the URL: TCP, TLS, WebSocket, both, or a socket in the file system ([`Options::from_url`]); through a
+//! proxy ([`Options::proxy`]) or a stream of one's own ([`Options::connector`]); to one of several brokers
+//! ([`Options::failover`]). The options can come from the environment ([`Options::from_env`]) and, with the feature
+//! `serde`, from a file.
+//!
+//! TLS checks the broker's certificate, chain and name, against what the platform trusts or what
+//! [`Options::ca_file`] names; it never falls back to plain MQTT. What fails says what to do about it
+//! ([`ErrorKind::Tls`]). Passwords, keys, headers and the queries of WebSocket URLs are in no text that this crate writes:
+//! no error, no `Debug`, no log. (The WebSocket library writes its requests and frames at the level `trace` of the `log`
+//! crate: do not switch that on for `tungstenite`.)
+//!
+//! # Features
+//!
+//! - `tls` (default): TLS by rustls with aws-lc-rs. `tls-ring`: with ring. `tls-no-provider`: with the provider that the
+//!   program installs or hands in ([`Options::crypto_provider`]). Where several are on, the first of them counts.
+//! - `websocket` (default): `ws` and `wss`.
+//! - `proxy`: HTTP CONNECT and SOCKS5.
+//! - `serde`: `Deserialize` for [`Options`].
+//! - `blocking`: the same verbs without async. `metrics`: counters and histograms for the facade of that name. `testing`:
+//!   a broker, devices and a faulty line for tests.
+//!
+//! Without its feature a URL or an option is an [`ErrorKind::InvalidOptions`] that names it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

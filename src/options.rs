@@ -304,7 +304,8 @@ impl Options {
 
     /// The largest message taken from the broker, in bytes of its packet after the fixed header. A larger one is
     /// acknowledged, thrown away and counted (see [`Stats::oversized`](crate::Stats::oversized)); ending the connection
-    /// instead would make a broker with a persistent session send it again for ever. Default: 16 MiB.
+    /// instead would make a broker with a persistent session send it again for ever. (A frame of WebSocket has to be held
+    /// until it is whole: one of over 1 MiB more than this does end the connection.) Default: 16 MiB.
     #[must_use]
     pub fn max_packet_size(mut self, max_packet_size: usize) -> Self {
         self.max_packet_size = max_packet_size;

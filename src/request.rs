@@ -269,7 +269,7 @@ impl Request {
         (Pending { call: Call::new(shared.clone(), Command::Request(command), answer, deadline), id, shared }, judge)
     }
 
-    fn check(self, id: RequestId) -> Result<(crate::wire::Publish, Option<ReplyPaths>, Option<Box<Key>>), Error> {
+    fn check(self, id: RequestId) -> Result<Checked, Error> {
         let options = self.agent.options();
         let reply_to = self.reply_to.transpose()?;
         if reply_to.is_none() && !options.version.may_be_5() {
@@ -296,6 +296,9 @@ impl Request {
         Ok((publish, paths, key))
     }
 }
+
+/// The message, where its replies come, and what they are known by.
+type Checked = (crate::wire::Publish, Option<ReplyPaths>, Option<Box<Key>>);
 
 /// MQTT-3.3.2-14: a response topic has no wildcards.
 fn response_topic(filter: &Filter) -> Result<Topic, Error> {

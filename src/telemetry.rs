@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | `mqtt.publish` | debug | `topic`, `qos`, `retain`, `payload_bytes`, `error` |
 //! | `mqtt.subscribe` | debug | `filters`, `qos`, `error` |
-//! | `mqtt.request` | debug | `topic`, `reply_to`, `replies`, `qos`, `payload_bytes`, `error` |
+//! | `mqtt.request` | debug | `topic`, `reply_to` where it is given, `qos`, `payload_bytes`, `error` |
 //! | `mqtt.connect` | debug | `broker`, `error`: one attempt, from the name look-up to the CONNACK; a root |
 //!
 //! # Events
@@ -88,8 +88,7 @@ pub(crate) fn call(command: &Command) -> Span {
                 target: TARGET,
                 "mqtt.request",
                 topic = publish.topic.as_str(),
-                reply_to = command.reply_to.as_str(),
-                replies = command.replies,
+                reply_to = command.reply_to.as_ref().map(|paths| paths.reply_to.as_str()),
                 qos = publish.qos as u8,
                 payload_bytes = publish.payload.len(),
                 error = Empty

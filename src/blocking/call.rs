@@ -7,9 +7,10 @@ use bytes::Bytes;
 
 use super::runner::Runner;
 use super::Subscription;
+use crate::rpc::Correlation;
 use crate::{
-    Collect, Delivery, Error, Filter, Message, Offline, Properties, Publish, QoS, Request, RequestMany, Retained,
-    Subscribe, Topic,
+    Collect, Delivery, Error, Filter, Message, Offline, Properties, Publish, QoS, RemoteError, Request, RequestMany,
+    Retained, Subscribe, Topic,
 };
 
 /// A call about to be made: the settings of the async builder, and [`wait`](Self::wait) to make it.
@@ -53,7 +54,10 @@ settings! {
         retain_as_published(retain_as_published: bool), capacity(capacity: usize), timeout(timeout: Duration),
         offline(offline: Offline);
     Collect: qos(qos: QoS), retained(retained: Retained), offline(offline: Offline);
-    Request: qos(qos: QoS), timeout(timeout: Duration), offline(offline: Offline);
+    Request:
+        qos(qos: QoS), timeout(timeout: Duration), offline(offline: Offline), properties(properties: Properties),
+        user_property(name: impl Into<String>, value: impl Into<String>), correlation(correlation: Correlation),
+        error_from(read: impl Fn(&Message) -> Option<RemoteError> + Send + Sync + 'static);
 }
 
 macro_rules! waits {
@@ -113,11 +117,40 @@ impl Call<Request> {
         self.map(|builder| builder.reply_to(filter))
     }
 
+    /// See [`Request::rejected_by`].
+    pub fn rejected_by<F>(self, filter: F) -> Self
+    where
+        F: TryInto<Filter>,
+        F::Error: Into<Error>,
+    {
+        self.map(|builder| builder.rejected_by(filter))
+    }
+
+    /// See [`Request::replies_up_to`].
+    pub fn replies_up_to(self, most: usize) -> Call<RequestMany> {
+        self.map(|builder| builder.replies_up_to(most))
+    }
+
     /// See [`Request::replies`].
     pub fn replies(self, count: usize) -> Call<RequestMany> {
         self.map(|builder| builder.replies(count))
     }
 }
+
+#[cfg(feature = "json")]
+macro_rules! json {
+    ($($builder:ident),*) => {$(
+        impl Call<$builder> {
+            #[doc = concat!("See [`", stringify!($builder), "::json`].")]
+            pub fn json<T: serde::Serialize + ?Sized>(self, value: &T) -> Self {
+                self.map(|builder| builder.json(value))
+            }
+        }
+    )*};
+}
+
+#[cfg(feature = "json")]
+json!(Publish, Request);
 
 impl<B: fmt::Debug> fmt::Debug for Call<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -39,6 +39,7 @@
 //! the thread with it: call [`Agent::drain`] before `main` returns.
 
 use std::fmt;
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -181,6 +182,29 @@ impl Agent {
                 Err(_) => Err(Error::timeout("the agent did not reach that state in time")),
             }
         })
+    }
+
+    /// The async agent within, for what is made of it: a [convention](crate::rpc) of devices, a call to
+    /// [many](crate::Agent::request_each), a [service](crate::Agent::serve). Wait for it with [`wait`](Self::wait).
+    pub fn as_async(&self) -> &crate::Agent {
+        &self.agent
+    }
+
+    /// Waits for a call of the async agent, or for anything else that is async.
+    ///
+    /// ```no_run
+    /// # fn example(agent: mqtt_agent::blocking::Agent) -> Result<(), mqtt_agent::Error> {
+    /// let calls = (0..100).map(|id| (id, agent.as_async().request(format!("dev/{id}/rpc"), "ping").reply_to("pong")));
+    /// let (replies, failures) = agent.wait(async { Ok(agent.as_async().request_each(calls).partition().await) })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of what is waited for; [`ErrorKind::OwnThread`](crate::ErrorKind::OwnThread).
+    pub fn wait<T>(&self, call: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.runner.wait(call)
     }
 
     /// What the agent has done and holds.

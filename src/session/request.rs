@@ -200,11 +200,10 @@ impl Session {
     pub(super) fn handle_reply(&mut self, queue: SubscriberKey, message: &Message, now: Instant) -> bool {
         let found = self.subscriptions.reply_queue_mut(queue).and_then(|queue| queue.find(message));
         let Some(request) = found else { return false };
-        let Some(pending) = self.requests.pending.get_mut(request).filter(|pending| pending.sent_at.is_some()) else { return false };
+        let Some(pending) = self.requests.pending.get_mut(request) else { return false };
+        let Some(sent_at) = pending.sent_at else { return false };
         if pending.replies.take(message.clone()) {
-            if let Some(sent_at) = pending.sent_at {
-                self.counters.reply_times.add(now - sent_at);
-            }
+            self.counters.reply_times.add(now - sent_at);
             if let Some(pending) = self.end_request(request, now) {
                 pending.replies.finish();
             }
