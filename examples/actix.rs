@@ -94,6 +94,8 @@ async fn serve(listen: SocketAddr, service: Service, has_sandbox: bool) -> std::
     let server = HttpServer::new(move || App::new().app_data(Data::new(service.clone())).configure(routes))
         // Of the signals the one who calls this takes care: the agent is to outlive the server.
         .disable_signals()
+        // Without this a client that hangs up goes unnoticed until its call is over.
+        .h1_allow_half_closed(false)
         .shutdown_timeout(GRACE_SECONDS)
         .bind(listen)?;
     for address in server.addrs() {
@@ -204,13 +206,14 @@ async fn events(service: Data<Service>, id: Path<String>) -> Result<HttpResponse
     let topic = Topic::new(format!("devices/{id}/events"))?;
     let events = service.agent.subscribe(topic).await?;
     let events = events.map(|item| match item {
-        Ok(message) => event("message", &json!({ "topic": message.topic(), "payload": text(&message) })),
+        Ok(message) => event("message", &json!({ "topic": message.topic().as_str(), "payload": text(&message) })),
         Err(gap) => event("lagged", &json!({ "lost": gap.lagged(), "detail": gap.to_string() })),
     });
     // A comment now and then, so that proxies keep the connection and a client that is gone is noticed.
     let keep_alive = IntervalStream::new(interval(KEEP_ALIVE)).map(|_| Bytes::from_static(b":\n\n"));
     let lines = stream::select(events, keep_alive).take_until(service.stop.clone());
-    let response = HttpResponse::Ok().content_type("text/event-stream").insert_header(("cache-control", "no-cache"));
+    let mut response = HttpResponse::Ok();
+    response.content_type("text/event-stream").insert_header(("cache-control", "no-cache"));
     Ok(response.streaming(lines.map(Ok::<_, Infallible>)))
 }
 

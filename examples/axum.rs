@@ -172,7 +172,7 @@ async fn events(State(service): State<Service>, Path(id): Path<String>) -> Resul
     let topic = Topic::new(format!("devices/{id}/events"))?;
     let events = service.agent.subscribe(topic).await?;
     let events = events.map(|item| match item {
-        Ok(message) => event("message", &json!({ "topic": message.topic(), "payload": text(&message) })),
+        Ok(message) => event("message", &json!({ "topic": message.topic().as_str(), "payload": text(&message) })),
         Err(gap) => event("lagged", &json!({ "lost": gap.lagged(), "detail": gap.to_string() })),
     });
     Ok(Sse::new(events.take_until(service.stop)).keep_alive(KeepAlive::default()))

@@ -89,7 +89,7 @@ impl Fleet {
     }
 
     fn note(&self, message: &Message) {
-        let mut levels = message.topic().split('/').skip(1);
+        let mut levels = message.topic().levels().skip(1);
         let (Some(id), Some(subject)) = (levels.next(), levels.next()) else { return };
         let mut devices = self.devices();
         if devices.len() >= MOST_DEVICES && !devices.contains_key(id) {

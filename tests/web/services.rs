@@ -195,16 +195,14 @@ service_test!(events_are_streamed_and_what_is_lost_is_told, |example| {
     let agent = Agent::connect(broker.url()).await.unwrap();
     agent.publish("devices/2/events", "of another").await.unwrap();
     agent.publish("devices/1/events", "line\r\nbreak").await.unwrap();
-    let read = read_until(&mut events, "\n\n").await;
-    assert!(read.contains("event: message\n") && read.contains(r"line\r\nbreak"), "{read}");
-    assert!(!read.contains("of another"), "{read}");
+    let read = read_until(&mut events, r"line\r\nbreak").await;
+    assert!(read.contains("event: message\n") && !read.contains("of another"), "{read}");
 
     // More than the sockets on the way hold while nobody reads.
     for _ in 0..400 {
         agent.publish("devices/1/events", vec![b'x'; 64 << 10]).await.unwrap();
     }
-    let read = read_until(&mut events, "event: lagged").await;
-    assert!(read.contains("event: message"), "{}", &read[..100]);
+    read_until(&mut events, "event: lagged").await;
     agent.publish("devices/1/events", "the last").await.unwrap();
     read_until(&mut events, "the last").await;
     drop(events);
