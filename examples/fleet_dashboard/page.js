@@ -76,7 +76,7 @@ function show(id, device, readings) {
   const status = $(".status", card.element);
   status.textContent = device.online ? "online" : "offline";
   status.className = `status ${device.online ? "good" : "bad"}`;
-  $(".number", card.element).textContent = readings.at(-1)?.celsius.toFixed(1) ?? "–";
+  $(".number", card.element).textContent = readings.length ? degrees(readings.at(-1).celsius) : "–";
   draw($(".chart", card.element), card.readings);
   tellSeen(card);
   tellCount();
@@ -109,6 +109,10 @@ function ago(ms) {
   return `${Math.round(seconds / 3600)} h ago`;
 }
 
+function degrees(celsius) {
+  return celsius.toFixed(1).replace("-", "−");
+}
+
 function tellCount() {
   const online = [...cards.values()].filter((card) => card.online).length;
   $("#count").textContent = `${online} of ${cards.size} devices online`;
@@ -117,7 +121,7 @@ function tellCount() {
 
 setInterval(() => cards.forEach(tellSeen), 1000);
 
-/// The last two minutes at most; fewer readings fill the width, too.
+// The last two minutes at most; fewer readings fill the width, too.
 function draw(chart, readings) {
   const values = readings.map((reading) => reading.celsius);
   if (values.length < 2) {
@@ -134,7 +138,7 @@ function draw(chart, readings) {
   $(".line", chart).setAttribute("d", `M${line}`);
   $(".area", chart).setAttribute("d", `M0,56L${line}L240,56Z`);
   const seconds = Math.round((last - first) / 1000);
-  chart.setAttribute("aria-label", `Temperature over ${seconds} s: ${low.toFixed(1)} to ${high.toFixed(1)} °C`);
+  chart.setAttribute("aria-label", `Temperature over ${seconds} s: ${degrees(low)} to ${degrees(high)} °C`);
 }
 
 // Pings.

@@ -66,9 +66,9 @@ async fn the_page_shows_the_fleet_and_pings_it() {
     assert_eq!(browser.run(&format!("return {nameless}.length")).await, 0);
     assert_eq!(browser.complaints().await, Vec::<Value>::new());
 
-    // For the documentation: a file that is written by hand, so to speak.
+    // For docs/fleet_dashboard.png, which no test run changes by itself.
     if let Some(file) = env::var_os("MQTT_AGENT_SCREENSHOT").map(PathBuf::from) {
-        browser.until("cards.get('office').readings.length > 60").await;
+        browser.until("cards.get('office').readings.length > 30").await;
         browser.save_screenshot(&file).await;
     }
     drop(browser);
