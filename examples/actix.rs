@@ -103,7 +103,9 @@ async fn serve(listen: SocketAddr, service: Service, has_sandbox: bool) -> std::
         if has_sandbox {
             println!("try: curl -d ping http://{address}/devices/lamp-1/rpc");
             println!("     curl -N http://{address}/devices/lamp-1/events");
-            println!("     curl --json '{{\"devices\":[\"lamp-1\",\"mute\"],\"body\":1}}' http://{address}/devices/rpc");
+            println!(
+                "     curl --json '{{\"devices\":[\"lamp-1\",\"mute\"],\"body\":1}}' http://{address}/devices/rpc"
+            );
         }
     }
     let server = server.run();

@@ -118,11 +118,7 @@ fn router(service: Service) -> Router {
 }
 
 /// One call. When the HTTP client hangs up, this future is dropped, and the call with it.
-async fn call(
-    State(service): State<Service>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Result<impl IntoResponse, Error> {
+async fn call(State(service): State<Service>, Path(id): Path<String>, body: Bytes) -> Result<impl IntoResponse, Error> {
     let reply = request(&service.agent, &id, body).await?;
     Ok(([("content-type", "application/json")], reply.payload().clone()))
 }

@@ -91,6 +91,9 @@
 //! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
 //! own (feature `blocking`).
 //!
+//! **In a web server.** [`Error::http_status`] and [`Error::problem`] say what to answer with, and with the feature `axum` a
+//! handler returns the [`Error`] itself.
+//!
 //! **In tests.** [`testing`] has a broker in the process, devices that answer as they are told, and a faulty line (feature
 //! `testing`).
 //!

@@ -36,8 +36,7 @@ const OFF: &str = "garage";
 
 impl Simulation {
     pub(crate) async fn start(count: u16) -> Result<Self, Error> {
-        let mut simulation =
-            Self { broker: Broker::start().await?, devices: Vec::new(), telemetry: JoinSet::new() };
+        let mut simulation = Self { broker: Broker::start().await?, devices: Vec::new(), telemetry: JoinSet::new() };
         for number in 0..usize::from(count) {
             let (place, celsius) = PLACES[number % PLACES.len()];
             let id = match number / PLACES.len() {

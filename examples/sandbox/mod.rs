@@ -48,9 +48,7 @@ impl Sandbox {
         mut answer: impl FnMut(String) -> Response + Send + 'static,
     ) -> Result<Agent, Error> {
         let mut device = Device::connect(self.url()).await?;
-        device
-            .respond_to(format!("devices/{id}/rpc"), move |call| answer(format!("{}/res", call.topic())))
-            .await?;
+        device.respond_to(format!("devices/{id}/rpc"), move |call| answer(format!("{}/res", call.topic()))).await?;
         let agent = device.agent().clone();
         self.devices.push(device);
         Ok(agent)

@@ -144,7 +144,7 @@ mod tests {
             (502, &[Kind::PublishRefused, Kind::SubscribeRefused, Kind::UnsubscribeRefused, Kind::Protocol]),
             (502, &[Kind::Remote, Kind::Decode]),
             (502, &[Kind::Refused(Refusal::NotAuthorized), Kind::Refused(Refusal::Banned), Kind::Authentication]),
-            (502, &[Kind::Tls(TlsFailure::Other), Kind::WebSocket(WebSocketFailure::Other), Kind::Proxy]),
+            (502, &[Kind::Tls(TlsFailure::Other), Kind::WebSocket(WebSocketFailure::Handshake), Kind::Proxy]),
             (503, &[Kind::Offline, Kind::Connection, Kind::Disconnected, Kind::QueueFull, Kind::Closed]),
             (503, &[Kind::Refused(Refusal::ServerUnavailable), Kind::Refused(Refusal::ServerBusy)]),
             (503, &[Kind::Refused(Refusal::ConnectionRateExceeded)]),

@@ -42,7 +42,7 @@ async fn the_server_tells_what_it_knows_and_what_is_new() {
 
 #[tokio::test]
 async fn the_page_shows_the_fleet_and_pings_it() {
-    let Some(browser) = Browser::open_or_skip(1280, 1150).await else { return };
+    let Some(browser) = Browser::open_or_skip(1280, 1340).await else { return };
     let server = Server::start("fleet_dashboard", &[]).await;
     browser.go(server.url()).await;
     browser.until("document.querySelectorAll('.card').length === 12").await;
