@@ -36,14 +36,14 @@ listen("broker", ({ connected, state }) => {
   else if (state !== "connecting") {
     tellTrouble(`There is no connection to the broker (${state}). The server tries again; what you see is from before.`);
   }
-  enableButtons();
+  allowButtons();
 });
 
 events.onerror = () => {
   isConnected = false;
   setPill("no server", false);
   tellTrouble("The server of this page does not answer. Is it running? The page tries again by itself.");
-  enableButtons();
+  allowButtons();
 };
 
 function setPill(text, isGood) {
@@ -58,9 +58,20 @@ function tellTrouble(text) {
   if (banner.textContent !== text) banner.textContent = text ?? "";
 }
 
-function enableButtons() {
-  for (const button of document.querySelectorAll("button.ping")) button.disabled = !isConnected;
-  $("#ping-all").disabled = !isConnected || isPingingAll || cards.size === 0;
+function allowButtons() {
+  for (const button of document.querySelectorAll("button.ping")) allow(button, isConnected);
+  allow($("#ping-all"), isConnected && !isPingingAll && cards.size > 0);
+}
+
+// A button that is disabled would lose the focus of whoever uses the keyboard.
+function allow(button, isAllowed) {
+  button.setAttribute("aria-disabled", String(!isAllowed));
+}
+
+function onPress(button, handle) {
+  button.addEventListener("click", () => {
+    if (button.getAttribute("aria-disabled") === "false") handle();
+  });
 }
 
 // A card for each device, in the order of their names.
@@ -80,7 +91,7 @@ function show(id, device, readings) {
   draw($(".chart", card.element), card.readings);
   tellSeen(card);
   tellCount();
-  if (isNew) enableButtons();
+  if (isNew) allowButtons();
 }
 
 function makeCard(id) {
@@ -90,7 +101,7 @@ function makeCard(id) {
   $("h3", element).textContent = id;
   const button = $("button", element);
   button.setAttribute("aria-label", `Ping ${id}`);
-  button.addEventListener("click", () => ping(id, button, $("output", element)));
+  onPress(button, () => ping(id, button, $("output", element)));
   const after = [...cards.keys()].filter((other) => other > id).sort()[0];
   $("#devices").insertBefore(element, cards.get(after)?.element ?? null);
   cards.set(id, card);
@@ -144,7 +155,7 @@ function draw(chart, readings) {
 // Pings.
 
 async function ping(id, button, output) {
-  button.disabled = true;
+  allow(button, false);
   output.className = "";
   output.textContent = "…";
   try {
@@ -153,7 +164,7 @@ async function ping(id, button, output) {
   } catch {
     tellFailure(output, "the server does not answer");
   }
-  button.disabled = !isConnected;
+  allow(button, isConnected);
 }
 
 function tellPing(output, answer, isOk) {
@@ -192,10 +203,10 @@ function drawHistogram() {
   }
 }
 
-$("#ping-all").addEventListener("click", async () => {
+onPress($("#ping-all"), async () => {
   const output = $("#ping-all-result");
   isPingingAll = true;
-  enableButtons();
+  allowButtons();
   output.className = "";
   try {
     await pingAll(output);
@@ -203,7 +214,7 @@ $("#ping-all").addEventListener("click", async () => {
     tellFailure(output, "the server does not answer");
   }
   isPingingAll = false;
-  enableButtons();
+  allowButtons();
 });
 
 async function pingAll(output) {

@@ -61,6 +61,10 @@ async fn the_page_shows_the_fleet_and_pings_it() {
     assert_eq!((counts.iter().sum(), counts.last()), (12, Some(&2)), "{counts:?}");
     assert_eq!(browser.run("return document.querySelector('#progress').position").await, 1);
 
+    let focused = "document.querySelector('#ping-all').focus(), document.querySelector('#ping-all').click()";
+    browser.run(focused).await;
+    assert_eq!(browser.run("return document.activeElement.id").await, "ping-all", "the keyboard keeps its place");
+
     let nameless = "[...document.querySelectorAll('button, progress, [role=img]')]
         .filter((element) => !(element.getAttribute('aria-label') ?? element.textContent))";
     assert_eq!(browser.run(&format!("return {nameless}.length")).await, 0);
@@ -84,22 +88,23 @@ async fn the_page_says_what_is_wrong() {
     let server = Server::start("fleet_dashboard", &[("MQTT_URL", &url)]).await;
     server.until_ready(true).await;
     browser.go(server.url()).await;
-    browser.until("!document.querySelector('#none').hidden && document.querySelector('#ping-all').disabled").await;
+    let cannot_ping = "document.querySelector('#ping-all').ariaDisabled === 'true'";
+    browser.until(&format!("!document.querySelector('#none').hidden && {cannot_ping}")).await;
 
     // Of the kind that would run if it were taken for more than text.
     let hostile = "<img src=x onerror=document.title='broken'>";
     let reading = r#"{"celsius":21.5}"#;
-    device.agent().publish(format!("devices/{hostile}/telemetry"), reading).await.unwrap();
+    device.agent().publish(format!("devices/{hostile}/telemetry"), reading).retain(true).await.unwrap();
     browser.until("document.querySelector('.card h3')?.textContent.startsWith('<img ')").await;
-    browser.until("!document.querySelector('#ping-all').disabled").await;
+    browser.until(&format!("!({cannot_ping})")).await;
     assert_eq!(browser.run("return document.title").await, "Fleet");
 
     let banner = "document.querySelector('#banner')";
     broker.stop().await.unwrap();
     browser.until(&format!("!{banner}.hidden && {banner}.textContent.includes('no connection to the broker')")).await;
-    browser.until("document.querySelector('#ping-all').disabled").await;
+    browser.until(cannot_ping).await;
     let broker = Broker::builder().port(port).start().await.unwrap();
-    browser.until(&format!("{banner}.hidden && !document.querySelector('#ping-all').disabled")).await;
+    browser.until(&format!("{banner}.hidden && !({cannot_ping})")).await;
 
     server.stop().await;
     browser.until(&format!("!{banner}.hidden && {banner}.textContent.includes('does not answer')")).await;
