@@ -93,6 +93,9 @@
 //! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
 //! own (feature `blocking`).
 //!
+//! **In a web server.** [`Error::http_status`] and [`Error::problem`] say what to answer with, and with the feature `axum` a
+//! handler returns the [`Error`] itself.
+//!
 //! **In tests.** [`testing`] has a broker in the process, devices that answer as they are told, and a faulty line (feature
 //! `testing`).
 //!
@@ -186,7 +189,7 @@ pub use agent::Agent;
 pub use brokers::{Brokers, BrokersState, BrokersSubscription};
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
-pub use error::{Error, ErrorKind, Outcome, Refusal, RemoteError, TlsFailure, WebSocketFailure};
+pub use error::{Error, ErrorKind, Outcome, Problem, Refusal, RemoteError, TlsFailure, WebSocketFailure};
 pub use histogram::Histogram;
 #[cfg(feature = "json")]
 pub use json::Json;
