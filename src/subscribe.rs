@@ -317,7 +317,7 @@ impl Future for SubscribeFuture {
         };
         Poll::Ready(match (answer, own) {
             (Ok(feed), own) => {
-                let guard = Guard { subscriber: feed.guard, _own: own.map(|own| own.sibling) };
+                let guard = Guard { subscriber: feed.guard, _own: own.map(|own| Box::new(own.sibling)) };
                 Ok(Subscription {
                     events: BroadcastStream::new(feed.events),
                     channel: feed.channel,
@@ -373,7 +373,8 @@ pub struct Subscription {
 /// Ends the subscription, then the session that it has of its own.
 struct Guard {
     subscriber: SubscriberGuard,
-    _own: Option<Sibling>,
+    /// Boxed, as few have one.
+    _own: Option<Box<Sibling>>,
 }
 
 impl Subscription {
