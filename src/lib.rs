@@ -92,6 +92,7 @@ mod collect;
 mod command;
 mod connection;
 mod error;
+mod events;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;

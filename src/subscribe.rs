@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use futures_core::{FusedStream, Stream};
 use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
-use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
-use tokio_stream::wrappers::BroadcastStream;
 
 use crate::agent::Agent;
 use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Event, Feed, Reply, SubscriberGuard, Wish};
+use crate::events::Events;
 use crate::options::{check_capacity, Offline};
 use crate::stats::Counters;
 use crate::{Error, Filter, Message, QoS, Topic, Version};
@@ -296,7 +296,7 @@ impl Future for SubscribeFuture {
 /// ```
 #[must_use = "dropping a subscription ends it"]
 pub struct Subscription {
-    events: BroadcastStream<Event>,
+    events: Events,
     channel: broadcast::WeakSender<Event>,
     guard: Arc<SubscriberGuard>,
     granted: Arc<[(Filter, QoS)]>,
@@ -308,7 +308,7 @@ pub struct Subscription {
 impl Subscription {
     fn new(feed: Feed, counters: Arc<Counters>, timeout: Duration) -> Self {
         Self {
-            events: BroadcastStream::new(feed.events),
+            events: Events::new(feed.events),
             channel: feed.channel,
             guard: Arc::new(feed.guard),
             granted: feed.granted.into(),
@@ -361,7 +361,7 @@ impl Clone for Subscription {
             None => broadcast::channel(1).1,
         };
         Self {
-            events: BroadcastStream::new(events),
+            events: Events::new(events),
             channel: self.channel.clone(),
             guard: self.guard.clone(),
             granted: self.granted.clone(),
@@ -379,13 +379,13 @@ impl Stream for Subscription {
         if self.is_ended {
             return Poll::Ready(None);
         }
-        Poll::Ready(match ready!(Pin::new(&mut self.events).poll_next(cx)) {
-            Some(Ok(event)) => Some(event),
-            Some(Err(BroadcastStreamRecvError::Lagged(lost))) => {
+        Poll::Ready(match ready!(self.events.poll_recv(cx)) {
+            Ok(event) => Some(event),
+            Err(RecvError::Lagged(lost)) => {
                 self.counters.lagged().add_shared(lost);
                 Some(Err(Error::lagging(lost)))
             }
-            None => {
+            Err(RecvError::Closed) => {
                 self.is_ended = true;
                 None
             }
