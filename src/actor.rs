@@ -9,21 +9,26 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout, Instant, Sleep};
+use tracing::field::display;
 
 use crate::allowance::Allowance;
 use crate::command::{Command, Notice, Reply};
 use crate::connection::Connection;
+use crate::dial::{Dialed, Dialer};
 use crate::options::{Options, FAR};
 use crate::reconnect::Lost;
 use crate::session::Session;
 use crate::state::State;
 use crate::stats::Counters;
+use crate::telemetry::TARGET;
+use crate::transport::Endpoint;
 use crate::wire::Outbound;
 use crate::{Error, ErrorKind, ReasonCode, Version};
 
 pub(crate) struct Actor {
     options: Arc<Options>,
     client_id: Arc<str>,
+    dialer: Arc<Dialer>,
     session: Session,
     commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
@@ -32,6 +37,8 @@ pub(crate) struct Actor {
     link: Link,
     /// Connections that were lost or not made, one after the other.
     failures: u32,
+    /// The number of the endpoint to try first: the first one, unless a connection to an earlier one died young.
+    next_endpoint: usize,
     /// Whoever waits for the first connection; its failure is then the end.
     first: Option<Reply<()>>,
     was_connected: bool,
@@ -43,8 +50,8 @@ pub(crate) struct Actor {
 }
 
 enum Link {
-    Dialing(Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send>>),
-    Up { connection: Box<Connection>, since: Instant, undecoded: bool },
+    Dialing(Pin<Box<dyn Future<Output = Result<Dialed, Error>> + Send>>),
+    Up { connection: Box<Connection>, endpoint: Endpoint, index: usize, since: Instant, undecoded: bool },
     Waiting { until: Instant },
 }
 
@@ -83,11 +90,14 @@ impl Actor {
         let (notices, notices_in) = mpsc::unbounded_channel();
         let (state, state_out) = watch::channel(State::Connecting);
         let client_id: Arc<str> = options.effective_client_id().into();
+        let dialer = Arc::new(Dialer::new(options.clone()));
         let actor = Self {
             session: Session::new(&options, counters.clone(), allowance, notices.clone()),
-            link: Link::dial(&options, &client_id, true),
+            link: Link::dial(&dialer, &client_id, true, 0),
             options,
             client_id,
+            dialer,
+            next_endpoint: 0,
             commands: commands_in,
             notices: notices_in,
             state,
@@ -168,7 +178,8 @@ impl Actor {
         match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
             Poll::Pending => false,
             Poll::Ready(0) => {
-                tracing::debug!("the last handle was dropped");
+                let client_id = &*self.client_id;
+                tracing::debug!(name: "mqtt.abandoned", target: TARGET, client_id, "the last handle was dropped");
                 self.session.handle_abandoned(now + self.options.timeout.min(FAR));
                 true
             }
@@ -190,7 +201,7 @@ impl Actor {
             }
             Link::Waiting { .. } => {
                 self.state.send_replace(State::Connecting);
-                self.link = Link::dial(&self.options, &self.client_id, !self.was_connected);
+                self.link = Link::dial(&self.dialer, &self.client_id, !self.was_connected, self.next_endpoint);
                 Ok(true)
             }
             Link::Dialing(dialing) => match dialing.as_mut().poll(cx) {
@@ -198,8 +209,8 @@ impl Actor {
                     self.session.handle_timeout(now)?;
                     Ok(false)
                 }
-                Poll::Ready(connection) => {
-                    self.handle_connected(connection?, now);
+                Poll::Ready(dialed) => {
+                    self.handle_connected(dialed?, now);
                     Ok(true)
                 }
             },
@@ -212,24 +223,32 @@ impl Actor {
                     self.session.handle_written(written?, now);
                     progress = true;
                 }
+                if let Poll::Ready(flushed) = connection.poll_flush(cx) {
+                    flushed?;
+                }
                 Ok(progress)
             }
         }
     }
 
-    fn handle_connected(&mut self, connection: Connection, now: Instant) {
+    fn handle_connected(&mut self, dialed: Dialed, now: Instant) {
+        let Dialed { connection, endpoint, index } = dialed;
         let (session_present, terms) = (connection.session_present, connection.terms.clone());
-        tracing::info!(broker = self.options.address(), session_present, version = ?terms.version, "connected");
         // MQTT-3.1.3-6: one that the broker assigned is kept, so that the session is found again.
         if *self.client_id != *terms.client_id {
             self.client_id = terms.client_id.as_str().into();
         }
+        let (client_id, version) = (&*self.client_id, terms.version);
+        tracing::info!(
+            name: "mqtt.connected", target: TARGET, broker = %endpoint, client_id, session_present, ?version, "connected"
+        );
         if std::mem::replace(&mut self.was_connected, true) {
             self.counters.reconnects().add(1);
         }
         self.session.handle_connected(session_present, terms.clone(), now);
-        self.link = Link::Up { connection: Box::new(connection), since: now, undecoded: true };
-        self.state.send_replace(State::Connected { session_present, terms });
+        let connected = State::Connected { session_present, terms, endpoint: endpoint.clone() };
+        self.link = Link::Up { connection: Box::new(connection), endpoint, index, since: now, undecoded: true };
+        self.state.send_replace(connected);
         if let Some(first) = self.first.take() {
             first.send(Ok(()));
         }
@@ -242,15 +261,17 @@ impl Actor {
             let outbound = Outbound::Disconnect(ReasonCode::PROTOCOL_ERROR);
             connection.codec.encode(outbound, &mut connection.output);
             let _ = connection.poll_write(cx);
+            let _ = connection.poll_flush(cx);
         }
     }
 
     /// The connection is lost or was not made; whether to try again.
     fn handle_lost(&mut self, error: Error, now: Instant) -> bool {
-        tracing::info!(broker = self.options.address(), %error, "not connected");
-        if let Link::Up { since, .. } = self.link {
-            if now - since >= Lost::STABLE {
-                self.failures = 0;
+        self.next_endpoint = 0;
+        if let Link::Up { index, since, .. } = &self.link {
+            match now - *since >= Lost::STABLE {
+                true => self.failures = 0,
+                false => self.next_endpoint = index + 1,
             }
         }
         self.failures = self.failures.saturating_add(1);
@@ -259,7 +280,9 @@ impl Actor {
             true => None,
             false => self.options.reconnect.delay(&lost),
         };
-        let retry_at = delay.map(|delay| now + delay.clamp(SHORTEST_DELAY, FAR));
+        let delay = delay.map(|delay| delay.clamp(SHORTEST_DELAY, FAR));
+        self.tell_lost(&lost, delay);
+        let retry_at = delay.map(|delay| now + delay);
         self.link = Link::Waiting { until: retry_at.unwrap_or(now) };
         // Before the callers are told: one that then looks at the state finds what it was told.
         match retry_at {
@@ -271,6 +294,19 @@ impl Actor {
             first.send(Err(error));
         }
         retry_at.is_some()
+    }
+
+    fn tell_lost(&self, Lost { reason, attempt }: &Lost, delay: Option<Duration>) {
+        let (broker, what) = match &self.link {
+            Link::Up { endpoint, .. } => (Some(display(endpoint)), "the connection was lost"),
+            Link::Dialing(_) | Link::Waiting { .. } => (None, "no connection could be made"),
+        };
+        let client_id = &*self.client_id;
+        let retry_in_ms = delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        let error = reason as &(dyn std::error::Error + 'static);
+        tracing::info!(
+            name: "mqtt.disconnected", target: TARGET, broker, client_id, error, attempt, retry_in_ms, "{what}"
+        );
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
@@ -295,6 +331,7 @@ impl Actor {
         while self.commands.try_recv().is_ok() {}
         // Before the answers: whoever is told "closed" sees the same in the state.
         self.state.send_replace(State::Closed { reason: self.end });
+        tracing::info!(name: "mqtt.closed", target: TARGET, client_id = &*self.client_id, "the agent has ended");
         let (replies, unfinished) = self.session.finish();
         if let Link::Up { connection, .. } = self.link {
             let _ = timeout(SHUTDOWN, connection.shutdown()).await;
@@ -342,8 +379,8 @@ fn poll_input(
 }
 
 impl Link {
-    fn dial(options: &Arc<Options>, client_id: &Arc<str>, is_first: bool) -> Self {
-        let (options, client_id) = (options.clone(), client_id.clone());
-        Self::Dialing(Box::pin(async move { Connection::open(&options, &client_id, is_first).await }))
+    fn dial(dialer: &Arc<Dialer>, client_id: &Arc<str>, is_first: bool, first_endpoint: usize) -> Self {
+        let (dialer, client_id) = (dialer.clone(), client_id.clone());
+        Self::Dialing(Box::pin(async move { dialer.dial(&client_id, is_first, first_endpoint).await }))
     }
 }

@@ -1,6 +1,7 @@
 //! The handle: each method checks, sends one command, awaits one reply.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::collect::Collect;
 use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
 use crate::options::Options;
 use crate::publish::Publish;
-use crate::request::Request;
+use crate::request::{Request, RequestEach};
+use crate::serve::{IncomingRequest, IntoReply, Serve};
 use crate::state::State;
 use crate::stats::{Counters, Stats};
 use crate::subscribe::{IntoFilters, Subscribe};
@@ -44,6 +46,8 @@ pub(crate) struct Shared {
     options: Arc<Options>,
     counters: Arc<Counters>,
     requests: AtomicU64,
+    /// Tells the correlation data of this agent from that of earlier ones with the same reply topic.
+    nonce: u64,
 }
 
 impl Agent {
@@ -112,7 +116,8 @@ impl Agent {
         let allowance = Arc::new(Allowance::new(options.max_queued, options.max_queued_bytes));
         let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first);
         runtime.spawn(actor.run());
-        Ok(Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests: AtomicU64::new(0) }) })
+        let (requests, nonce) = (AtomicU64::new(0), fastrand::u64(..));
+        Ok(Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, nonce }) })
     }
 
     /// Publishes a message.
@@ -226,7 +231,9 @@ impl Agent {
     ///
     /// The reply filter is subscribed, and confirmed, before the message leaves; it stays subscribed for the agent's
     /// [`reply_linger`](Options::reply_linger) after the last call, so the second call to a device costs one round
-    /// trip. A reconnect in the middle of a call does not end it.
+    /// trip. A reconnect in the middle of a call does not end it. On MQTT 5 the message expires with the call, and
+    /// nothing has to be said about the way of the reply: `agent.request(topic, payload).await` tells the other side a
+    /// topic of this agent's own.
     ///
     /// Without a connection it does what its [`offline`](Request::offline) says.
     ///
@@ -247,10 +254,14 @@ impl Agent {
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if no reply came, with [`Error::outcome`] telling whether the
-    /// request left; [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the
+    /// request left; [`ErrorKind::Remote`](crate::ErrorKind::Remote) if the reply is an error (see
+    /// [`Request::error_from`]), with the reply in [`Error::messages`];
+    /// [`ErrorKind::NoResponders`](crate::ErrorKind::NoResponders) if the broker says that nobody is there;
+    /// [`ErrorKind::KeyInUse`](crate::ErrorKind::KeyInUse) if another call waits for the same reply; [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the
     /// reply filter, [`ErrorKind::PublishRefused`](crate::ErrorKind::PublishRefused) if it refuses the message;
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) without a
-    /// [`reply_to`](Request::reply_to); [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
+    /// [`reply_to`](Request::reply_to) before MQTT 5, or [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
+    /// where only the connection showed the version; [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
     /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter), [`TooLarge`](crate::ErrorKind::TooLarge),
     /// [`Offline`](crate::ErrorKind::Offline), [`Closed`](crate::ErrorKind::Closed).
     pub fn request<T>(&self, topic: T, payload: impl Into<Bytes>) -> Request
@@ -261,11 +272,118 @@ impl Agent {
         Request::new(self.clone(), topic.try_into().map_err(Into::into), payload.into())
     }
 
+    /// Makes many calls, some at a time: a stream of their answers, each with its key, in the order in which they come.
+    ///
+    /// The requests are taken from the iterator one by one as there is room, so that there may be any number of them.
+    /// Where the convention allows it, let them share one reply filter with a wildcard and tell the replies apart by a
+    /// [`Correlation`](crate::rpc::Correlation): one subscription then serves them all.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use mqtt_agent::rpc::Correlation;
+    /// use std::time::Duration;
+    ///
+    /// let calls = (0..10_000).map(|id| {
+    ///     let call = agent.request(format!("dev/{id}/rpc"), "ping").reply_to("dev/+/rpc/res");
+    ///     (id, call.correlation(Correlation::topic(id.to_string())))
+    /// });
+    /// let mut each = agent.request_each(calls).concurrency(500).timeout(Duration::from_secs(60)).attempts(3);
+    /// while let Some((id, answer)) = each.recv().await {
+    ///     match answer {
+    ///         Ok(reply) => println!("{id}: {}", reply.text().unwrap_or("not text")),
+    ///         Err(error) => eprintln!("{id}: {error}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Without a connection each call does what its [`offline`](Request::offline) says.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the stream drops the calls under way, as [`request`](Self::request) says; those not begun are not made.
+    ///
+    /// # Errors
+    ///
+    /// Of each call by itself: those of [`request`](Self::request).
+    pub fn request_each<K, I>(&self, requests: I) -> RequestEach<K, I::IntoIter>
+    where
+        I: IntoIterator<Item = (K, Request)>,
+    {
+        RequestEach::new(requests.into_iter())
+    }
+
+    /// Answers requests: runs `handler` for each message that comes by the pattern, and sends what it returns to where
+    /// the request says (the response topic of MQTT 5, with its correlation data) or, for devices that say nothing, to
+    /// where [`Serve::reply_to`] says.
+    ///
+    /// A pattern is a filter in which levels may have names: `dev/{id}/rpc` subscribes `dev/+/rpc`, and
+    /// [`IncomingRequest::param`](crate::IncomingRequest::param) has the `id`; `{rest#}` as the last level takes all that
+    /// follows. With `$share/<group>/…` each request goes to one of the services of the group.
+    ///
+    /// Awaited, it returns when the broker has confirmed the filter (SUBACK). Requests are then handled in tasks of
+    /// their own on this Tokio runtime, [`concurrency`](Serve::concurrency) at a time; a request whose message expiry
+    /// passed while it waited is not handled. The service is a handle: the agent does not end by itself while it runs, and
+    /// is drained after its services were stopped, so that their last answers are sent.
+    ///
+    /// What a handler returns is sent, also an error: on MQTT 5 with the user property `error` (and `error-code`), so
+    /// that [`request`](Self::request) fails with [`ErrorKind::Remote`](crate::ErrorKind::Remote); its payload is the
+    /// text, or what [`Serve::error_payload`] makes of it. A handler that panics answers so, one that is aborted too, and
+    /// the service goes on. A request that comes twice is handled once, and answered twice.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let service = agent
+    ///     .serve("dev/{id}/rpc", |request| async move {
+    ///         match request.text() {
+    ///             Ok("ping") => Ok(format!("pong from {}", request.param("id").unwrap_or_default())),
+    ///             _ => Err("I know ping only"),
+    ///         }
+    ///     })
+    ///     .reply_to("dev/{id}/rpc/res")
+    ///     .await?;
+    /// // …
+    /// service.stop(Duration::from_secs(5)).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped leaves no service behind.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter) for a pattern, and
+    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic) for a reply topic, that cannot be used; those of
+    /// [`subscribe`](Self::subscribe).
+    pub fn serve<H, F, R>(&self, pattern: impl AsRef<str>, handler: H) -> Serve
+    where
+        H: Fn(IncomingRequest) -> F + Send + Sync + 'static,
+        F: Future<Output = R> + Send + 'static,
+        R: IntoReply,
+    {
+        Serve::new(self.clone(), pattern.as_ref(), handler)
+    }
+
+    /// A number that this agent gives out once: to tell calls apart where their convention has a number for that, as
+    /// with [`Correlation::topic`](crate::rpc::Correlation::topic). It is below 2^53, so that JSON can carry it.
+    pub fn next_id(&self) -> u64 {
+        self.next_request().0
+    }
+
+    /// A text of 16 characters that no other agent has: with [`next_id`](Self::next_id), what a convention needs to name
+    /// its calls and where their replies come.
+    pub fn unique_name(&self) -> String {
+        format!("{:016x}", self.shared.nonce)
+    }
+
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
-        // A task that ended with its runtime left its last state behind.
-        let state = &self.shared.lanes.state;
-        state.has_changed().is_ok() && state.borrow().is_connected()
+        self.state_now().is_connected()
     }
 
     /// The state of the connection, to look at or to wait for a change of. The receiver does not keep the agent alive;
@@ -279,6 +397,10 @@ impl Agent {
     /// ```
     pub fn state(&self) -> watch::Receiver<State> {
         self.shared.lanes.state.clone()
+    }
+
+    pub(crate) fn state_now(&self) -> State {
+        State::now(&self.shared.lanes.state)
     }
 
     /// What the agent has done and holds.
@@ -333,6 +455,14 @@ impl Agent {
         RequestId(self.shared.requests.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Correlation data that no other request has, of this agent or another.
+    pub(crate) fn correlation_data(&self, request: RequestId) -> [u8; 16] {
+        let mut data = [0; 16];
+        data[..8].copy_from_slice(&self.shared.nonce.to_be_bytes());
+        data[8..].copy_from_slice(&request.0.to_be_bytes());
+        data
+    }
+
     /// A share of what may be handed over to be sent later, for a message of so many bytes.
     pub(crate) fn take_share(&self, bytes: usize) -> Result<Share, Error> {
         self.shared.allowance.take(bytes).ok_or_else(Error::queue_full)
@@ -350,7 +480,7 @@ impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Agent")
             .field("options", &self.shared.options)
-            .field("state", &*self.shared.lanes.state.borrow())
+            .field("state", &self.state_now())
             .finish_non_exhaustive()
     }
 }

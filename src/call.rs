@@ -9,15 +9,18 @@ use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{timeout_at, Instant};
+use tracing::Span;
 
 use crate::agent::Shared;
 use crate::command::Command;
 use crate::options::FAR;
-use crate::Error;
+use crate::{telemetry, Error};
 
 /// A call that starts when it is first polled. Dropping it withdraws what was not sent.
 pub(crate) struct Call<T> {
     stage: Stage<T>,
+    /// From its first poll to its answer.
+    span: Span,
 }
 
 type Answer<T> = oneshot::Receiver<Result<T, Error>>;
@@ -51,12 +54,12 @@ pub(crate) fn deadline_after(timeout: Duration) -> Instant {
 
 impl<T> Call<T> {
     pub(crate) fn new(shared: Arc<Shared>, command: Command, answer: Answer<T>, deadline: Instant) -> Self {
-        Self { stage: Stage::Start { shared, command, answer, deadline } }
+        Self { stage: Stage::Start { shared, command, answer, deadline }, span: Span::none() }
     }
 
     /// A call whose arguments cannot be used.
     pub(crate) fn refused(error: Error) -> Self {
-        Self { stage: Stage::Refused(error) }
+        Self { stage: Stage::Refused(error), span: Span::none() }
     }
 
     /// Whether the actor may know of it, so that it has to be told when the caller leaves.
@@ -70,6 +73,12 @@ impl<T> Call<T> {
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
+        let answer = ready!(self.poll_answer(cx));
+        telemetry::finish(&mut self.span, &answer);
+        Poll::Ready(answer)
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
         loop {
             match &mut self.stage {
                 Stage::Waiting { answer, .. } => {
@@ -97,6 +106,7 @@ impl<T> Call<T> {
         let Stage::Start { shared, command, answer, deadline } = std::mem::replace(&mut self.stage, Stage::Done) else {
             return;
         };
+        self.span = telemetry::call(&command);
         self.stage = match shared.lanes.commands.try_send(command) {
             Ok(()) => Stage::Waiting { answer, _open: shared },
             Err(TrySendError::Closed(_)) => Stage::Refused(Error::closed()),

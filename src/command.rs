@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use crate::allowance::Share;
 use crate::options::Offline;
 use crate::publish::Delivery;
+use crate::rpc::Key;
 use crate::subscribe::Retained;
 use crate::{wire, Error, Filter, Message, QoS};
 
@@ -79,11 +80,43 @@ impl Wish {
 pub(crate) struct Request {
     pub(crate) id: RequestId,
     pub(crate) publish: wire::Publish,
-    pub(crate) reply_to: Filter,
-    pub(crate) replies: usize,
+    /// None: to the topic that the agent has for that.
+    pub(crate) reply_to: Option<ReplyPaths>,
+    /// What the replies are known by; without one, calls with the same paths take turns.
+    pub(crate) key: Option<Box<Key>>,
     pub(crate) offline: Offline,
     pub(crate) deadline: Instant,
+    pub(crate) wanted: Wanted,
     pub(crate) reply: Reply<Vec<Message>>,
+}
+
+/// The filters by which the replies of a call come.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ReplyPaths {
+    pub(crate) reply_to: Filter,
+    /// What comes by this one is a refusal.
+    pub(crate) rejected_by: Option<Filter>,
+}
+
+impl ReplyPaths {
+    /// The filter by which a message came.
+    pub(crate) fn came_by(&self, message: &Message) -> &Filter {
+        match &self.rejected_by {
+            Some(rejected) if rejected.matches(message.topic()) => rejected,
+            _ => &self.reply_to,
+        }
+    }
+}
+
+/// Which replies the caller wants.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// So many; fewer are an error that has them.
+    Exactly(usize),
+    /// Those that come by the deadline, this many at most.
+    UpTo(usize),
+    /// Each as it comes, until the deadline; the answer then has none.
+    Each(broadcast::Sender<Message>),
 }
 
 #[derive(Debug)]

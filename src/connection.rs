@@ -1,5 +1,6 @@
 //! One connection to a broker: made by a handshake, then bytes both ways.
 
+use std::io;
 use std::pin::{pin, Pin};
 use std::sync::Arc;
 use std::task::{ready, Context, Poll};
@@ -8,9 +9,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::error::TlsFailure;
 use crate::options::{Authentication, Credentials, LastWill, Login, Options};
+use crate::telemetry::TARGET;
 use crate::terms::Terms;
-use crate::transport::{self, Stream};
+use crate::transport::{self, Endpoint, Stream, Transport};
 use crate::wire::{Codec, ConnAck, Connect, Inbound, Refused};
 use crate::{Error, ErrorKind, ReasonCode, Refusal, Version};
 
@@ -21,6 +24,8 @@ pub(crate) struct Connection {
     pub(crate) terms: Arc<Terms>,
     pub(crate) input: BytesMut,
     pub(crate) output: BytesMut,
+    /// Whether anything was written since the last flush.
+    unflushed: bool,
     /// The size of the next block to read into.
     block: usize,
 }
@@ -31,37 +36,10 @@ const READ_BLOCK: usize = 8 * 1024;
 const READ_BURST: usize = 64 * 1024;
 /// A buffer that grew beyond this for one large packet is given back.
 const KEPT_OUTPUT: usize = 256 * 1024;
+/// The start of an alert record, which TLS servers answer with when they are spoken to in plain MQTT.
+const TLS_ALERT: [u8; 2] = [21, 3];
 
 impl Connection {
-    /// Dials and shakes hands, all within the connect timeout. `client_id` is the same for the life of the agent;
-    /// `is_first` tells whether it was never connected.
-    pub(crate) async fn open(options: &Options, client_id: &str, is_first: bool) -> Result<Self, Error> {
-        let opening = async {
-            let login = match &options.credentials {
-                Credentials::None => None,
-                Credentials::Fixed(login) => Some(login.clone()),
-                Credentials::Fresh(login) => Some(login().await?),
-            };
-            if let Some(login) = &login {
-                login.check()?;
-            }
-            let shake = |version| Handshake { version, options, client_id, login: login.as_ref(), is_first };
-            if options.version != Version::Auto {
-                return shake(options.version).run(dial(options).await?).await;
-            }
-            match shake(Version::V5).run(dial(options).await?).await {
-                Err(error) if may_not_know_v5(&error) && options.mqtt5.authentication.is_none() => {
-                    tracing::debug!(%error, "the broker may not know MQTT 5: trying 3.1.1");
-                    shake(Version::V311).run(dial(options).await?).await
-                }
-                outcome => outcome,
-            }
-        };
-        timeout(options.connect_timeout, opening)
-            .await
-            .unwrap_or_else(|_| Err(Error::timeout("the broker did not answer CONNECT within the connect timeout")))
-    }
-
     /// Reads what is there into `input`; the number of bytes, never zero.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         if self.input.capacity() - self.input.len() < self.block / 4 {
@@ -91,11 +69,21 @@ impl Connection {
         if written == 0 {
             return Poll::Ready(Err(closed()));
         }
+        self.unflushed = true;
         self.output.advance(written);
         if self.output.is_empty() && self.output.capacity() > KEPT_OUTPUT {
             self.output = BytesMut::new();
         }
         Poll::Ready(Ok(written))
+    }
+
+    /// Moves on what layers below hold of what was written: TLS and WebSocket keep what the socket does not take.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(lost)?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Tells the peer that no more will come. Errors do not matter any more.
@@ -104,36 +92,75 @@ impl Connection {
     }
 }
 
+/// What there is to know to open a connection.
+pub(crate) struct Opening<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) client_id: &'a str,
+    /// Whether the agent was never connected.
+    pub(crate) is_first: bool,
+}
+
+impl Opening<'_> {
+    /// Dials and shakes hands, all within the connect timeout.
+    pub(crate) async fn connect(&self, transport: &Transport, endpoint: &Endpoint) -> Result<Connection, Error> {
+        timeout(self.options.connect_timeout, self.connect_as_asked(transport, endpoint))
+            .await
+            .unwrap_or_else(|_| Err(Error::timeout("the broker did not answer CONNECT within the connect timeout")))
+    }
+
+    async fn connect_as_asked(&self, transport: &Transport, endpoint: &Endpoint) -> Result<Connection, Error> {
+        let login = match &self.options.credentials {
+            Credentials::None => None,
+            Credentials::Fixed(login) => Some(login.clone()),
+            Credentials::Fresh(login) => Some(login().await?),
+        };
+        if let Some(login) = &login {
+            login.check()?;
+        }
+        let shake = |version| Handshake { version, opening: self, login: login.as_ref() };
+        if self.options.version != Version::Auto {
+            return shake(self.options.version).run(transport.connect(endpoint).await?).await;
+        }
+        match shake(Version::V5).run(transport.connect(endpoint).await?).await {
+            Err(error) if may_not_know_v5(&error) && self.options.mqtt5.authentication.is_none() => {
+                tracing::debug!(name: "mqtt.downgraded", target: TARGET, %error, "the broker may not know MQTT 5: trying 3.1.1");
+                shake(Version::V311).run(transport.connect(endpoint).await?).await
+            }
+            outcome => outcome,
+        }
+    }
+}
+
 /// What there is to say in CONNECT.
 struct Handshake<'a> {
     version: Version,
-    options: &'a Options,
-    client_id: &'a str,
+    opening: &'a Opening<'a>,
     login: Option<&'a Login>,
-    is_first: bool,
 }
 
 impl Handshake<'_> {
-    async fn run(&self, mut stream: Stream) -> Result<Connection, Error> {
-        let mut codec = Codec::new(self.version, self.options.max_packet_size);
-        let authentication = self.options.mqtt5.authentication.as_ref();
+    async fn run(&self, stream: Stream) -> Result<Connection, Error> {
+        let options = self.opening.options;
+        let mut peer = Peer {
+            stream,
+            codec: Codec::new(self.version, options.max_packet_size),
+            input: BytesMut::with_capacity(READ_BLOCK),
+            output: BytesMut::new(),
+        };
+        let authentication = options.mqtt5.authentication.as_ref();
         let mut exchange = authentication.map(Authentication::start);
-        let (mut input, mut output) = (BytesMut::with_capacity(READ_BLOCK), BytesMut::new());
         let first = match &mut exchange {
             Some(exchange) => Some(exchange.step(None).await?),
             None => None,
         };
-        self.encode_connect(first, &mut codec, &mut output)?;
+        self.encode_connect(first, &mut peer)?;
         loop {
-            stream.write_all(&output).await.map_err(lost)?;
-            stream.flush().await.map_err(lost)?;
-            output.clear();
-            match receive(&mut stream, &mut codec, &mut input).await? {
+            match peer.ask().await? {
                 Inbound::ConnAck(Ok(ack)) => {
                     if let (Some(exchange), Some(data)) = (&mut exchange, &ack.authentication_data) {
                         exchange.step(Some(data.clone())).await?;
                     }
-                    return self.accept(*ack, stream, codec, input, output);
+                    return self.accept(*ack, peer);
                 }
                 Inbound::ConnAck(Err(refused)) => {
                     let Refused { reason, server_reference } = *refused;
@@ -144,20 +171,20 @@ impl Handshake<'_> {
                         return Err(Error::protocol("the broker sent an AUTH that nobody asked for"));
                     };
                     let answer = exchange.step(Some(data.unwrap_or_default())).await?;
-                    codec.encode_auth(&authentication.method, answer, &mut output);
+                    peer.codec.encode_auth(&authentication.method, answer, &mut peer.output);
                 }
                 _ => return Err(Error::protocol("the broker's first packet is not a CONNACK")),
             }
         }
     }
 
-    fn encode_connect(&self, data: Option<Bytes>, codec: &mut Codec, output: &mut BytesMut) -> Result<(), Error> {
-        let Self { options, login, .. } = self;
+    fn encode_connect(&self, data: Option<Bytes>, peer: &mut Peer) -> Result<(), Error> {
+        let Self { opening: Opening { options, client_id, is_first }, login, .. } = self;
         let last_will = options.last_will.as_ref().map(LastWill::to_publish).transpose()?;
         let authentication = options.mqtt5.authentication.as_ref();
         let connect = Connect {
-            client_id: self.client_id,
-            clean_session: options.starts_clean(self.version, self.is_first),
+            client_id,
+            clean_session: options.starts_clean(self.version, *is_first),
             keep_alive: u16::try_from(options.keep_alive.as_secs()).unwrap_or(u16::MAX),
             username: login.map(|login| login.username.as_str()),
             password: login.and_then(|login| login.password.as_deref()),
@@ -171,46 +198,59 @@ impl Handshake<'_> {
             user_properties: &options.mqtt5.user_properties,
             authentication: authentication.map(|held| held.method.as_str()).zip(data),
         };
-        codec.encode_connect(&connect, output);
+        peer.codec.encode_connect(&connect, &mut peer.output);
         Ok(())
     }
 
-    fn accept(
-        &self,
-        ack: ConnAck,
-        stream: Stream,
-        mut codec: Codec,
-        input: BytesMut,
-        output: BytesMut,
-    ) -> Result<Connection, Error> {
+    fn accept(&self, ack: ConnAck, peer: Peer) -> Result<Connection, Error> {
+        let Opening { options, client_id, is_first } = self.opening;
         let ConnAck { session_present, mut terms, .. } = ack;
-        if session_present && self.options.starts_clean(self.version, self.is_first) {
-            return Err(Error::protocol("the broker says it kept a session that it was told to forget [MQTT-3.2.2-2]"));
+        if session_present && options.starts_clean(self.version, *is_first) {
+            // MQTT-3.2.2-1 (3.2.2-2 of MQTT 5). Believed, it would keep the agent from subscribing again.
+            return Err(Error::protocol("the broker resumed a session that it was asked to forget"));
         }
         // As asked for: a CONNACK of 3.1 looks like one of 3.1.1.
         terms.version = self.version;
         if terms.client_id.is_empty() {
-            self.client_id.clone_into(&mut terms.client_id);
+            (*client_id).clone_into(&mut terms.client_id);
         }
-        if self.options.mqtt5.topic_aliases() {
+        let Peer { stream, mut codec, input, output } = peer;
+        if options.mqtt5.topic_aliases() {
             codec.assign_aliases(terms.topic_alias_maximum);
         }
-        Ok(Connection { stream, codec, session_present, terms: Arc::new(terms), input, output, block: READ_BLOCK })
+        let terms = Arc::new(terms);
+        Ok(Connection { stream, codec, session_present, terms, input, output, unflushed: false, block: READ_BLOCK })
     }
 }
 
-async fn dial(options: &Options) -> Result<Stream, Error> {
-    transport::connect(&options.host, options.port, options.address_timeout).await
+/// The other side of a handshake.
+struct Peer {
+    stream: Stream,
+    codec: Codec,
+    input: BytesMut,
+    output: BytesMut,
 }
 
-/// The next packet of a handshake.
-async fn receive(stream: &mut Stream, codec: &mut Codec, input: &mut BytesMut) -> Result<Inbound, Error> {
-    loop {
-        if let Some(inbound) = codec.decode(input)? {
-            return Ok(inbound);
-        }
-        if stream.read_buf(input).await.map_err(lost)? == 0 {
-            return Err(closed());
+impl Peer {
+    /// Sends what there is to send; the packet that answers it.
+    async fn ask(&mut self) -> Result<Inbound, Error> {
+        let sent = async {
+            self.stream.write_all(&self.output).await?;
+            self.stream.flush().await
+        };
+        // A peer that refuses may hang up before it has taken all; why it did can still be read.
+        let unsent = sent.await.err().map(unanswered);
+        self.output.clear();
+        loop {
+            if self.input.starts_with(&TLS_ALERT) {
+                return Err(Error::tls(TlsFailure::Required, TlsFailure::Required.to_string()));
+            }
+            if let Some(inbound) = self.codec.decode(&mut self.input)? {
+                return Ok(inbound);
+            }
+            if self.stream.read_buf(&mut self.input).await.map_err(unanswered)? == 0 {
+                return Err(unsent.unwrap_or_else(|| Error::connection(UNANSWERED)));
+            }
         }
     }
 }
@@ -221,8 +261,16 @@ fn may_not_know_v5(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Refused(Refusal::UnacceptableProtocolVersion) | ErrorKind::Connection)
 }
 
-fn lost(source: std::io::Error) -> Error {
-    Error::connection("the connection to the broker was lost").with_source(source)
+/// Many a port for TLS hangs up on plain MQTT without a word.
+const UNANSWERED: &str =
+    "the broker closed the connection before it answered CONNECT: is this a port for TLS (mqtts, wss)?";
+
+fn unanswered(source: io::Error) -> Error {
+    transport::lost(source, UNANSWERED)
+}
+
+fn lost(source: io::Error) -> Error {
+    transport::lost(source, "the connection to the broker was lost")
 }
 
 fn closed() -> Error {

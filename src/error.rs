@@ -7,6 +7,10 @@ use std::sync::Arc;
 use crate::reason::{Reason, ReasonCode};
 use crate::Message;
 
+mod handshake;
+
+pub use handshake::{TlsFailure, WebSocketFailure};
+
 /// What went wrong in a call, a connection or a stream.
 ///
 /// Match on [`kind`](Self::kind); where a message was to be sent, [`outcome`](Self::outcome) tells whether it may
@@ -31,6 +35,7 @@ struct Inner {
     messages: Vec<Message>,
     reason: Option<ReasonCode>,
     server_reference: Option<Box<str>>,
+    remote: Option<Box<RemoteError>>,
     #[source]
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -60,6 +65,14 @@ pub enum ErrorKind {
     PublishRefused,
     /// The broker said that nobody is subscribed to the request's topic (MQTT 5, reason code 0x10; few brokers do).
     NoResponders,
+    /// The one who was asked answered with an error: [`Error::remote`] has what it said, and [`Error::messages`] the
+    /// reply itself.
+    Remote,
+    /// Another call on the same reply filter waits for a reply with the same key; nothing was sent. See
+    /// [`Correlation`](crate::rpc::Correlation).
+    KeyInUse,
+    /// The payload is not what it was to be read as; [`Error::messages`] has the message.
+    Decode,
     /// The connection cannot carry what was asked for: a property on a version before MQTT 5, or something that this
     /// broker says it does not offer. Nothing was sent.
     Unsupported,
@@ -72,6 +85,12 @@ pub enum ErrorKind {
     QueueFull,
     /// The broker could not be reached, or the connection to it broke.
     Connection,
+    /// TLS could not be set up, or broke.
+    Tls(TlsFailure),
+    /// The WebSocket handshake failed.
+    WebSocket(WebSocketFailure),
+    /// The proxy refused to connect to the broker, or did not speak its protocol.
+    Proxy,
     /// The broker ended the connection and said why: see [`Error::reason_code`] (the DISCONNECT of MQTT 5).
     Disconnected,
     /// The function that answers the broker in an authentication exchange failed, or the broker did.
@@ -84,6 +103,12 @@ pub enum ErrorKind {
     Closed,
     /// There is no Tokio runtime here to run the agent.
     NoRuntime,
+    /// No broker of this name is registered; the error's text names it.
+    UnknownBroker,
+    /// There is a global agent already.
+    AlreadySet,
+    /// A blocking call was made on the thread that runs its agent, where it would wait for itself.
+    OwnThread,
 }
 
 /// The broker's reason for refusing a connection: the CONNACK return code (MQTT 3.1.1, table 3.1; MQTT 5, section
@@ -139,6 +164,41 @@ impl From<ReasonCode> for Refusal {
     }
 }
 
+/// What the one who was asked said in place of an answer; see [`ErrorKind::Remote`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RemoteError {
+    /// The number of the error, where the convention has one.
+    pub code: Option<i64>,
+    /// The text of the error; empty where there is none.
+    pub message: String,
+}
+
+impl RemoteError {
+    /// An error with this text.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { code: None, message: message.into() }
+    }
+
+    /// With this number.
+    #[must_use]
+    pub fn with_code(mut self, code: i64) -> Self {
+        self.code = Some(code);
+        self
+    }
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} ({code})", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl std::error::Error for RemoteError {}
+
 /// What became of the message of a failed [`publish`](crate::Agent::publish) or
 /// [`request`](crate::Agent::request).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -146,7 +206,7 @@ impl From<ReasonCode> for Refusal {
 pub enum Outcome {
     /// No byte of it left, and none will: safe to try again.
     NotSent,
-    /// It arrived and the broker, or its access rules, said no.
+    /// It arrived and the broker, its access rules, or the one who was asked said no.
     Refused,
     /// It left, or may have; no answer came. Trying again may do it twice.
     Unknown,
@@ -193,8 +253,15 @@ impl Error {
         self.0.server_reference.as_deref()
     }
 
+    /// What the one who was asked said in place of an answer, if that is what this error reports. The text is theirs:
+    /// it may be of any length.
+    pub fn remote(&self) -> Option<&RemoteError> {
+        self.0.remote.as_deref()
+    }
+
     /// The messages that did arrive before the call failed: the part of a
-    /// [`collect`](crate::Agent::collect) or of a request for several replies that came in time.
+    /// [`collect`](crate::Agent::collect) or of a request for several replies that came in time; the reply that is an
+    /// error; the message that could not be decoded.
     pub fn messages(&self) -> &[Message] {
         &self.0.messages
     }
@@ -215,6 +282,7 @@ impl Error {
             messages: Vec::new(),
             reason: None,
             server_reference: None,
+            remote: None,
             source: None,
         }))
     }
@@ -275,6 +343,24 @@ impl Error {
         Self::because(ErrorKind::NoResponders, "nobody is there to answer", reason)
     }
 
+    /// The reply that says it goes into [`messages`](Self::messages).
+    pub(crate) fn remote_refused(remote: RemoteError) -> Self {
+        let code = remote.code.map(|code| format!(" {code}")).unwrap_or_default();
+        let text = format!("the other side answered with error{code}: {}", Short(&remote.message));
+        let mut error = Self::new(ErrorKind::Remote, text).with_outcome(Outcome::Refused);
+        error.0.remote = Some(Box::new(remote));
+        error
+    }
+
+    pub(crate) fn key_in_use() -> Self {
+        Self::new(ErrorKind::KeyInUse, "another call waits for a reply with the same key by the same reply filter")
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn decode(what: impl Into<Cow<'static, str>>, message: &Message) -> Self {
+        Self::new(ErrorKind::Decode, what).with_messages(vec![message.clone()])
+    }
+
     pub(crate) fn unsupported(what: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Unsupported, what)
     }
@@ -298,6 +384,24 @@ impl Error {
         Self::new(ErrorKind::Connection, text)
     }
 
+    pub(crate) fn tls(failure: TlsFailure, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Tls(failure), text)
+    }
+
+    #[cfg(feature = "websocket")]
+    pub(crate) fn websocket(failure: WebSocketFailure, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::WebSocket(failure), text)
+    }
+
+    #[cfg(feature = "proxy")]
+    pub(crate) fn proxy(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Proxy, text)
+    }
+
+    pub(crate) fn missing_feature(what: impl fmt::Display, feature: &str) -> Self {
+        Self::invalid_options(format!("{what} needs the feature {feature:?} of mqtt-agent"))
+    }
+
     pub(crate) fn protocol(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Protocol, text)
     }
@@ -312,6 +416,24 @@ impl Error {
 
     pub(crate) fn no_runtime() -> Self {
         Self::new(ErrorKind::NoRuntime, "an agent needs a Tokio runtime: call this from within one")
+    }
+
+    pub(crate) fn unknown_broker(name: &str) -> Self {
+        Self::new(ErrorKind::UnknownBroker, format!("no broker named {} is registered", Short(name)))
+    }
+
+    pub(crate) fn already_set() -> Self {
+        Self::new(ErrorKind::AlreadySet, "there is a global agent already: it is set, or was used, before this")
+    }
+
+    #[cfg(feature = "blocking")]
+    pub(crate) fn no_thread(source: std::io::Error) -> Self {
+        Self::new(ErrorKind::NoRuntime, "the thread that is to run the agent cannot be started").with_source(source)
+    }
+
+    #[cfg(feature = "blocking")]
+    pub(crate) fn own_thread() -> Self {
+        Self::new(ErrorKind::OwnThread, "a blocking call on the thread that runs its agent would wait for itself")
     }
 
     pub(crate) fn with_outcome(mut self, outcome: Outcome) -> Self {
@@ -351,7 +473,7 @@ impl fmt::Debug for Error {
 }
 
 /// Quotes a text, cut to a length that fits a log line.
-struct Short<'a>(&'a str);
+pub(crate) struct Short<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Short<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::sync::mpsc;
 use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
 use crate::allowance::{weight, Allowance};
-use crate::command::{Close, Command, Feed, Notice, Publish, Reply, Request, RequestId, Subscribe, Unfinished, Wish};
+use crate::command::{
+    Close, Command, Feed, Notice, Publish, Reply, ReplyPaths, Request, RequestId, Subscribe, Unfinished, Wanted, Wish,
+};
 use crate::options::Offline;
 use crate::publish::Delivery;
+use crate::rpc::{Correlation, Key};
 use crate::session::Session;
 use crate::subscribe::Retained;
 use crate::terms::Terms;
@@ -101,6 +104,29 @@ pub fn session(data: &[u8]) {
         steps += times;
     }
     world.end();
+}
+
+/// Where the replies of a call come: mostly by one filter, sometimes by a second, sometimes to the agent's own topic.
+fn reply_paths(input: &mut Input<'_>) -> Option<ReplyPaths> {
+    let kind = input.byte();
+    let reply_to = filter(input.pick(&FILTERS));
+    let rejected_by = (kind & 7 == 1).then(|| filter(input.pick(&FILTERS)));
+    (kind & 7 != 2).then_some(ReplyPaths { reply_to, rejected_by })
+}
+
+/// What the replies of a call are known by.
+fn reply_key(input: &mut Input<'_>) -> Option<Box<Key>> {
+    let key = [input.byte() % 4];
+    let rule = match input.byte() % 8 {
+        0 => Correlation::data(),
+        1 => Correlation::topic("b"),
+        2 => Correlation::topic("c"),
+        3 => Correlation::by_key(key.to_vec(), |reply: &Message| {
+            Some(reply.payload().slice(..1.min(reply.payload().len())))
+        }),
+        _ => Correlation::by_turns(),
+    };
+    rule.key(b"", || [key[0]; 16]).expect("a rule that needs no payload")
 }
 
 /// Keeps one input from taking seconds.
@@ -290,7 +316,7 @@ impl World {
         let topic = topic(input.pick(&TOPICS));
         let payload = Bytes::from_static(&ZEROS[..usize::from(input.byte()) * 400]);
         let (qos, offline, retain) = (input.pick(&QOS), input.pick(&OFFLINE), input.byte() % 2 == 1);
-        let publish = wire::Publish { topic, payload, qos, retain, properties: None };
+        let publish = wire::Publish { topic, payload, qos, retain, properties: None, lenient: false };
         let timeout = input.byte();
         let (mut deadline, mut reply, mut share) = (None, None, None);
         if timeout == 0xff {
@@ -339,9 +365,21 @@ impl World {
         let (topic, payload) = (topic(input.pick(&TOPICS)), Bytes::from_static(b"question"));
         let request = Request {
             id,
-            publish: wire::Publish { topic, payload, qos: input.pick(&QOS), retain: false, properties: None },
-            reply_to: filter(input.pick(&FILTERS)),
-            replies: usize::from(input.byte() % 4) + 1,
+            publish: wire::Publish {
+                topic,
+                payload,
+                qos: input.pick(&QOS),
+                retain: false,
+                properties: None,
+                lenient: false,
+            },
+            reply_to: reply_paths(input),
+            key: reply_key(input),
+            wanted: match input.byte() {
+                count @ 0x80.. => Wanted::UpTo(usize::from(count % 4) + 1),
+                count @ 0x70.. => Wanted::Each(broadcast::channel(usize::from(count % 4) + 1).0),
+                count => Wanted::Exactly(usize::from(count % 4) + 1),
+            },
             offline: input.pick(&OFFLINE),
             deadline,
             reply,

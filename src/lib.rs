@@ -32,19 +32,27 @@
 //! # Many devices at once
 //!
 //! A call is a future like any other. They share one connection, and the calls to different devices do not wait for
-//! each other:
+//! each other. [`Agent::request_each`] makes any number of them, a part at a time:
 //!
 //! ```no_run
-//! use futures::future::join_all;
-//! use std::future::IntoFuture;
+//! use mqtt_agent::rpc::Correlation;
 //!
 //! # async fn example(agent: mqtt_agent::Agent) {
-//! let calls = (0..1000).map(|id| {
-//!     agent.request(format!("dev/{id}/rpc"), "ping").reply_to(format!("dev/{id}/rpc/res")).into_future()
+//! let calls = (0..10_000).map(|id| {
+//!     let call = agent.request(format!("dev/{id}/rpc"), "ping").reply_to("dev/+/rpc/res");
+//!     (id, call.correlation(Correlation::topic(id.to_string()))) // one subscription for all
 //! });
-//! let replies = join_all(calls).await; // one Result<Message, Error> per device
+//! let (replies, failures) = agent.request_each(calls).concurrency(500).partition().await;
 //! # }
 //! ```
+//!
+//! # Which reply is whose
+//!
+//! Devices have many conventions for that, and most speak MQTT 3.1.1. With [`Request::reply_to`] alone, calls with one
+//! reply topic take turns; a [`Correlation`](rpc::Correlation) lets them share it at the same time: by an id in the
+//! topic, a JSON pointer (feature `json`), the correlation data of MQTT 5, or a closure. [`rpc`] has ready-made
+//! conventions. On MQTT 5 nothing has to be said: `agent.request(topic, payload).await` is enough. The other side of a
+//! call is [`Agent::serve`].
 //!
 //! # What happens …
 //!
@@ -72,6 +80,23 @@
 //! [`Agent::close`] ends at once; dropping the last handle sends what was accepted and then disconnects. Everyone who
 //! waits gets an answer in each case.
 //!
+//! # Other faces
+//!
+//! **Several brokers.** [`Brokers`] keeps an agent for each by name, connected when it is first used, with one state and
+//! one stream over all.
+//!
+//! **One for the process.** [`global::agent`] is set once and used anywhere, or connects by itself to what the environment
+//! names.
+//!
+//! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
+//! own (feature `blocking`).
+//!
+//! **In tests.** [`testing`] has a broker in the process, devices that answer as they are told, and a faulty line (feature
+//! `testing`).
+//!
+//! **For operators.** [`telemetry`] names the spans and events that go to `tracing`, and the metrics that go to the
+//! `metrics` facade (feature `metrics`).
+//!
 //! # Protocol versions
 //!
 //! MQTT 3.1.1 by default, which every broker and most devices speak; MQTT 3.1 and 5 by [`Options::version`], or
@@ -83,19 +108,56 @@
 //!
 //! **Overlapping filters**, such as `a/#` and `a/+`, give each subscriber one copy of a message with MQTT 5, by its
 //! subscription identifiers, which the agent sets and reads by itself.
+//!
+//! # Ways to a broker
+//!
+//! By the scheme of the URL: TCP, TLS, WebSocket, both, or a socket in the file system ([`Options::from_url`]); through a
+//! proxy ([`Options::proxy`]) or a stream of one's own ([`Options::connector`]); to one of several brokers
+//! ([`Options::failover`]). The options can come from the environment ([`Options::from_env`]) and, with the feature
+//! `serde`, from a file.
+//!
+//! TLS checks the broker's certificate, chain and name, against what the platform trusts or what
+//! [`Options::ca_file`] names; it never falls back to plain MQTT. What fails says what to do about it
+//! ([`ErrorKind::Tls`]). Passwords, keys, headers and the queries of WebSocket URLs are in no text that this crate writes:
+//! no error, no `Debug`, no log. (The WebSocket library writes its requests and frames at the level `trace` of the `log`
+//! crate: do not switch that on for `tungstenite`.)
+//!
+//! # Features
+//!
+//! - `tls` (default): TLS by rustls with aws-lc-rs. `tls-ring`: with ring. `tls-no-provider`: with the provider that the
+//!   program installs or hands in ([`Options::crypto_provider`]). Where several are on, the first of them counts.
+//! - `websocket` (default): `ws` and `wss`.
+//! - `proxy`: HTTP CONNECT and SOCKS5.
+//! - `serde`: `Deserialize` for [`Options`].
+//! - `json`: JSON payloads, and the conventions of devices that speak it. `trace-context`: W3C `traceparent` in user
+//!   properties.
+//! - `blocking`: the same verbs without async. `metrics`: counters and histograms for the facade of that name. `testing`:
+//!   a broker, devices and a faulty line for tests.
+//!
+//! Without its feature a URL or an option is an [`ErrorKind::InvalidOptions`] that names it.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod actor;
 mod agent;
 mod allowance;
+#[cfg(feature = "blocking")]
+pub mod blocking;
+mod brokers;
 mod call;
 mod collect;
 mod command;
 mod connection;
+mod dial;
 mod error;
 mod events;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod global;
+mod histogram;
+#[cfg(feature = "json")]
+mod json;
 mod message;
 mod options;
 mod properties;
@@ -104,31 +166,47 @@ mod reason;
 mod reconnect;
 mod request;
 mod router;
+pub mod rpc;
+mod serve;
 mod session;
 mod state;
 mod stats;
 mod subscribe;
+pub mod telemetry;
 mod terms;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod topic;
 mod transport;
 mod wire;
 
 pub use agent::Agent;
+pub use brokers::{Brokers, BrokersState, BrokersSubscription};
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
-pub use error::{Error, ErrorKind, Outcome, Refusal};
+pub use error::{Error, ErrorKind, Outcome, Refusal, RemoteError, TlsFailure, WebSocketFailure};
+pub use histogram::Histogram;
+#[cfg(feature = "json")]
+pub use json::Json;
 pub use message::{Message, QoS};
 pub use options::{Exchange, ExchangeFuture, LastWill, Login, Offline, Options};
 pub use properties::Properties;
 pub use publish::{Delivery, Publish, PublishFuture};
 pub use reason::ReasonCode;
 pub use reconnect::{Backoff, Lost, ReconnectPolicy};
-pub use request::{Request, RequestFuture, RequestMany, RequestManyFuture};
+pub use request::{Progress, Replies, Request, RequestEach, RequestFuture, RequestMany, RequestManyFuture};
+pub use serve::{IncomingRequest, IntoReply, ReplyBody, Serve, Service, ServiceStats};
 pub use state::State;
 pub use stats::Stats;
 pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
 pub use terms::{Terms, Version};
 pub use topic::{Filter, Topic};
+pub use transport::{Endpoint, Scheme};
+
+/// The TLS library that [`Options::tls_config`] and [`Options::crypto_provider`] speak of.
+#[cfg(feature = "tls-no-provider")]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "tls", feature = "tls-ring", feature = "tls-no-provider"))))]
+pub use tokio_rustls::rustls;
 
 /// The examples of the README, compiled.
 #[cfg(doctest)]

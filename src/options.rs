@@ -2,25 +2,39 @@
 
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::reconnect::{Backoff, ReconnectPolicy};
 use crate::terms::Version;
+use crate::transport::{Endpoint, Settings};
 use crate::{Agent, Error};
 
 mod authentication;
+mod check;
+mod env;
 mod last_will;
 mod login;
 mod mqtt5;
+mod network;
+#[cfg(feature = "serde")]
+mod serde;
+mod settings;
+mod tls;
+#[cfg(feature = "trace-context")]
+mod trace_context;
 mod url;
 
 pub(crate) use authentication::Authentication;
 pub use authentication::{Exchange, ExchangeFuture};
+pub(crate) use check::{check_capacity, MAX_CAPACITY};
 pub use last_will::LastWill;
 pub(crate) use login::Credentials;
 pub use login::Login;
 use mqtt5::Mqtt5;
+#[cfg(feature = "trace-context")]
+pub(crate) use trace_context::TRACEPARENT;
 
 /// Options of an [`Agent`]. Each has a default that suits a web server with one connection per broker.
 ///
@@ -39,8 +53,10 @@ use mqtt5::Mqtt5;
 /// ```
 #[derive(Clone)]
 pub struct Options {
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) failover: Vec<Result<Endpoint, Error>>,
+    pub(crate) shuffle: bool,
+    pub(crate) transport: Settings,
     pub(crate) version: Version,
     pub(crate) mqtt5: Mqtt5,
     pub(crate) client_id: Option<String>,
@@ -49,7 +65,6 @@ pub struct Options {
     pub(crate) keep_alive: Duration,
     pub(crate) last_will: Option<LastWill>,
     pub(crate) connect_timeout: Duration,
-    pub(crate) address_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) timeout: Duration,
     pub(crate) offline: Offline,
@@ -61,6 +76,8 @@ pub struct Options {
     pub(crate) stream_capacity: usize,
     pub(crate) reply_linger: Duration,
     pub(crate) reconnect: Arc<dyn ReconnectPolicy>,
+    #[cfg(feature = "trace-context")]
+    trace_context: Option<trace_context::TraceContext>,
 }
 
 /// What a call does while there is no connection.
@@ -81,38 +98,49 @@ pub enum Offline {
 }
 
 impl Options {
-    /// For a broker at this host, port 1883.
+    /// For a broker at this host that is spoken to in plain TCP. TLS, WebSocket and sockets in the file system begin with
+    /// a URL: see [`from_url`](Self::from_url).
     pub fn new(host: impl Into<String>) -> Self {
-        Self {
-            host: host.into(),
-            port: 1883,
-            version: Version::default(),
-            mqtt5: Mqtt5::default(),
-            client_id: None,
-            credentials: Credentials::None,
-            clean_session: true,
-            keep_alive: Duration::from_secs(30),
-            last_will: None,
-            connect_timeout: Duration::from_secs(10),
-            address_timeout: Duration::from_secs(4),
-            write_timeout: Duration::from_secs(20),
-            timeout: Duration::from_secs(10),
-            offline: Offline::default(),
-            max_in_flight: 65_000,
-            max_queued: 100_000,
-            max_queued_bytes: 64 << 20,
-            max_packet_size: 16 << 20,
-            max_filters_per_subscribe: 256,
-            stream_capacity: 1024,
-            reply_linger: Duration::from_secs(30),
-            reconnect: Arc::new(Backoff::default()),
-        }
+        Self::from(Endpoint::plain(host))
     }
 
-    /// The TCP port. Default: 1883.
+    /// The TCP port. Default: that of the scheme, 1883 for `mqtt`, 8883 for `mqtts`, 80 for `ws`, 443 for `wss`.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
-        self.port = port;
+        self.endpoint.set_port(port);
+        self
+    }
+
+    /// Further brokers to turn to where the first cannot be reached or refuses: all with the same client identifier,
+    /// credentials and options. Each attempt to connect tries them in order, each within its own
+    /// [`connect_timeout`](Self::connect_timeout), until one accepts; its error is that of the last. The
+    /// [`reconnect`](Self::reconnect) policy is asked after all have failed. After a loss the first is tried first, but
+    /// for one that held for less than [`Lost::STABLE`](crate::Lost::STABLE): then it is the one after that.
+    ///
+    /// [`State::Connected`](crate::State::Connected) tells which one it is. Default: none.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), mqtt_agent::Error> {
+    /// let options = mqtt_agent::Options::from_url("mqtts://localhost")?.failover(["mqtts://localhost:8884"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn failover<I>(mut self, endpoints: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: TryInto<Endpoint>,
+        <I::Item as TryInto<Endpoint>>::Error: Into<Error>,
+    {
+        self.failover.extend(endpoints.into_iter().map(|endpoint| endpoint.try_into().map_err(Into::into)));
+        self
+    }
+
+    /// Whether each attempt to connect tries the brokers in an order of its own, so that a fleet of clients spreads over
+    /// them. Default: false.
+    #[must_use]
+    pub fn shuffle(mut self, shuffle: bool) -> Self {
+        self.shuffle = shuffle;
         self
     }
 
@@ -170,6 +198,22 @@ impl Options {
         self
     }
 
+    /// User name, and the password from a file that is read anew before each CONNECT, as secrets are mounted into
+    /// containers; the end of its last line does not count. A file that cannot be read is a failed attempt to connect.
+    #[must_use]
+    pub fn password_file(self, username: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        let (username, path) = (username.into(), path.into());
+        self.credentials_from(move || {
+            let (username, path) = (username.clone(), path.clone());
+            async move {
+                let text = path.display().to_string();
+                let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await?;
+                let password = read.map_err(|error| format!("password_file {text}: {error}"))?;
+                Ok(Login::new(username, password.trim_end_matches(['\r', '\n'])))
+            }
+        })
+    }
+
     /// Whether the broker forgets this client at each connect (true), or keeps its subscriptions and queues its
     /// messages while it is away (false; needs a fixed [`client_id`](Self::client_id)). Default: true.
     ///
@@ -197,17 +241,19 @@ impl Options {
         self
     }
 
-    /// The limit for one attempt to connect, from the name look-up to the CONNACK. Default: 10 s.
+    /// The limit for one attempt to connect to one broker, from the name look-up to the CONNACK, all handshakes included.
+    /// Default: 10 s.
     #[must_use]
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.connect_timeout = connect_timeout;
         self
     }
 
-    /// The limit for the TCP handshake with one of the host's addresses, before the next is tried. Default: 4 s.
+    /// The limit for the TCP handshake with one of the addresses of the host, or of the proxy, before the next is tried.
+    /// Default: 4 s.
     #[must_use]
     pub fn address_timeout(mut self, address_timeout: Duration) -> Self {
-        self.address_timeout = address_timeout;
+        self.transport.address_timeout = address_timeout;
         self
     }
 
@@ -258,7 +304,8 @@ impl Options {
 
     /// The largest message taken from the broker, in bytes of its packet after the fixed header. A larger one is
     /// acknowledged, thrown away and counted (see [`Stats::oversized`](crate::Stats::oversized)); ending the connection
-    /// instead would make a broker with a persistent session send it again for ever. Default: 16 MiB.
+    /// instead would make a broker with a persistent session send it again for ever. (A frame of WebSocket has to be held
+    /// until it is whole: one of over 1 MiB more than this does end the connection.) Default: 16 MiB.
     #[must_use]
     pub fn max_packet_size(mut self, max_packet_size: usize) -> Self {
         self.max_packet_size = max_packet_size;
@@ -313,79 +360,6 @@ impl Options {
         Agent::connect_lazy(self)
     }
 
-    /// Refuses what cannot work, before anything is dialled.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        let refuse = |why: &'static str| Err(Error::invalid_options(why));
-        if self.host.is_empty() {
-            return refuse("the host is empty");
-        }
-        if self.port == 0 {
-            return refuse("port 0 cannot be connected to");
-        }
-        self.check_client_id()?;
-        self.mqtt5.check(self.version)?;
-        if let Credentials::Fixed(login) = &self.credentials {
-            login.check()?;
-        }
-        if let Some(will) = &self.last_will {
-            will.check(self.version)?;
-            if will.payload.len() > MAX_FIELD {
-                return refuse("the last will's payload is over 65,535 bytes");
-            }
-        }
-        if self.keep_alive > Duration::from_secs(u16::MAX.into()) {
-            return refuse("keep_alive is over 65,535 seconds");
-        }
-        if !self.keep_alive.is_zero() && self.keep_alive < Duration::from_secs(1) {
-            return refuse("keep_alive is under a second; zero switches it off");
-        }
-        if self.max_in_flight == 0 {
-            return refuse("max_in_flight must be at least 1");
-        }
-        let at_least_one = [
-            ("max_queued", self.max_queued),
-            ("max_queued_bytes", self.max_queued_bytes),
-            ("max_packet_size", self.max_packet_size),
-            ("max_filters_per_subscribe", self.max_filters_per_subscribe),
-            ("stream_capacity", self.stream_capacity),
-        ];
-        for (name, value) in at_least_one {
-            if value == 0 {
-                return Err(Error::invalid_options(format!("{name} must be at least 1")));
-            }
-        }
-        check_capacity(self.stream_capacity)
-            .map_err(|why| Error::invalid_options(format!("stream_capacity: {why}")))?;
-        let timeouts = [
-            ("connect_timeout", self.connect_timeout),
-            ("address_timeout", self.address_timeout),
-            ("write_timeout", self.write_timeout),
-        ];
-        for (name, value) in timeouts {
-            if value.is_zero() {
-                return Err(Error::invalid_options(format!("{name} must be more than zero")));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_client_id(&self) -> Result<(), Error> {
-        match self.client_id.as_deref() {
-            None if self.clean_session => Ok(()),
-            None => Err(Error::invalid_options("clean_session(false) needs a client_id to find the session again by")),
-            Some(id) => {
-                check_field("client_id", id)?;
-                if id.is_empty() && !self.clean_session {
-                    return Err(Error::invalid_options("an empty client_id needs clean_session(true) [MQTT-3.1.3-7]"));
-                }
-                if self.version == Version::V31 && !(1..=23).contains(&id.chars().count()) {
-                    return Err(Error::invalid_options("MQTT 3.1 allows client_ids of 1 to 23 characters only"));
-                }
-                Ok(())
-            }
-        }
-    }
-
     /// The identifier to connect with: the one given, or a random one that every broker must accept (MQTT-3.1.3-5).
     pub(crate) fn effective_client_id(&self) -> String {
         const LENGTH: usize = 23;
@@ -412,35 +386,44 @@ impl Options {
         }
     }
 
-    /// `host:port` for messages to people.
-    pub(crate) fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+    /// All of them, the first one first.
+    pub(crate) fn endpoints(&self) -> Result<Vec<&Endpoint>, Error> {
+        let further = self.failover.iter().map(|endpoint| endpoint.as_ref().map_err(Clone::clone));
+        std::iter::once(Ok(&self.endpoint)).chain(further).collect()
     }
 }
 
-/// The largest string or binary field of a packet, in bytes (MQTT 3.1.1, section 1.5.3).
-const MAX_FIELD: usize = 65_535;
-
-fn check_field(name: &str, value: &str) -> Result<(), Error> {
-    if value.len() > MAX_FIELD {
-        return Err(Error::invalid_options(format!("the {name} is over 65,535 bytes")));
+impl From<Endpoint> for Options {
+    fn from(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            failover: Vec::new(),
+            shuffle: false,
+            transport: Settings::default(),
+            version: Version::default(),
+            mqtt5: Mqtt5::default(),
+            client_id: None,
+            credentials: Credentials::None,
+            clean_session: true,
+            keep_alive: Duration::from_secs(30),
+            last_will: None,
+            connect_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(20),
+            timeout: Duration::from_secs(10),
+            offline: Offline::default(),
+            max_in_flight: 65_000,
+            max_queued: 100_000,
+            max_queued_bytes: 64 << 20,
+            max_packet_size: 16 << 20,
+            max_filters_per_subscribe: 256,
+            stream_capacity: 1024,
+            reply_linger: Duration::from_secs(30),
+            reconnect: Arc::new(Backoff::default()),
+            #[cfg(feature = "trace-context")]
+            trace_context: None,
+        }
     }
-    if value.contains('\0') {
-        return Err(Error::invalid_options(format!("the {name} contains a NUL")));
-    }
-    Ok(())
 }
-
-/// The channel of a stream takes its slots at once, so a capacity has an upper bound too.
-pub(crate) fn check_capacity(capacity: usize) -> Result<(), &'static str> {
-    match capacity {
-        0 => Err("a stream must hold at least 1 message"),
-        1..=MAX_CAPACITY => Ok(()),
-        _ => Err("a stream may hold 1,048,576 messages at most"),
-    }
-}
-
-pub(crate) const MAX_CAPACITY: usize = 1 << 20;
 
 /// The clock cannot count beyond some centuries; this is as good as never.
 pub(crate) const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
@@ -448,7 +431,9 @@ pub(crate) const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
-            .field("address", &self.address())
+            .field("endpoint", &self.endpoint)
+            .field("failover", &self.failover)
+            .field("transport", &self.transport)
             .field("version", &self.version)
             .field("client_id", &self.client_id)
             .field("clean_session", &self.clean_session)

@@ -53,6 +53,13 @@ impl Properties {
         self.user_properties.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
     }
 
+    /// Takes over what is not set here.
+    pub(crate) fn fill_from(&mut self, other: Self) {
+        self.content_type = self.content_type.take().or(other.content_type);
+        self.correlation_data = self.correlation_data.take().or(other.correlation_data);
+        self.user_properties.extend(other.user_properties);
+    }
+
     /// Refuses what does not fit the fields of a packet, which would otherwise be cut without a word.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if let Some(content_type) = &self.content_type {

@@ -13,7 +13,7 @@ use crate::agent::Agent;
 use crate::allowance::weight;
 use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Reply};
-use crate::options::Offline;
+use crate::options::{Offline, Options};
 use crate::properties::Properties;
 use crate::wire::{self, MAX_REMAINING_LENGTH};
 use crate::{Error, QoS, Topic, Version};
@@ -40,7 +40,7 @@ use crate::{Error, QoS, Topic, Version};
 pub struct Publish {
     agent: Agent,
     topic: Result<Topic, Error>,
-    payload: Bytes,
+    content: Content,
     qos: QoS,
     retain: bool,
     properties: Properties,
@@ -67,10 +67,33 @@ pub enum Delivery {
 
 impl Publish {
     pub(crate) fn new(agent: Agent, topic: Result<Topic, Error>, payload: Bytes) -> Self {
+        Self::with_content(agent, topic, Content::bytes(payload))
+    }
+
+    pub(crate) fn with_content(agent: Agent, topic: Result<Topic, Error>, content: Content) -> Self {
         let options = agent.options();
-        let (timeout, offline) = (options.timeout, options.offline);
-        let properties = Properties::default();
-        Self { agent, topic, payload, qos: QoS::default(), retain: false, properties, timeout, offline }
+        let (timeout, offline, properties) = (options.timeout, options.offline, Properties::default());
+        Self { agent, topic, content, qos: QoS::default(), retain: false, properties, timeout, offline }
+    }
+
+    /// Makes this value, as JSON, the payload in place of the one given before. On MQTT 5 the content type
+    /// `application/json` goes with it.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// agent.publish("devices/42/led", "").json(&serde_json::json!({ "on": true })).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A value that cannot be written as JSON makes the call fail with
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
+    #[cfg(feature = "json")]
+    pub fn json<T: serde::Serialize + ?Sized>(mut self, value: &T) -> Self {
+        self.content = Content::json(value);
+        self
     }
 
     /// The quality of service. Default: [`QoS::AtLeastOnce`].
@@ -173,10 +196,9 @@ impl Publish {
 
     /// Whose it is, the message, and when it expires.
     fn check(self) -> Result<(Agent, wire::Publish, Option<Instant>), Error> {
-        let Self { agent, topic, payload, qos, retain, properties, .. } = self;
+        let Self { agent, topic, content, qos, retain, properties, .. } = self;
         let expires = properties.message_expiry.map(deadline_after);
-        let publish = make_publish(topic?, payload, qos, retain, properties);
-        check_publish(&publish, agent.options().version)?;
+        let publish = content.publish(topic?, qos, retain, properties, agent.options())?;
         Ok((agent, publish, expires))
     }
 }
@@ -223,22 +245,74 @@ impl Future for PublishFuture {
     }
 }
 
-pub(crate) fn make_publish(
-    topic: Topic,
-    payload: Bytes,
-    qos: QoS,
-    retain: bool,
-    properties: Properties,
-) -> wire::Publish {
-    let properties = (!properties.is_empty()).then(|| Box::new(properties));
-    wire::Publish { topic, payload, qos, retain, properties }
+/// A payload, and what goes with it where the protocol version has a place for that.
+#[derive(Clone)]
+pub(crate) struct Content {
+    payload: Result<Bytes, Error>,
+    implied: Option<Box<Properties>>,
+}
+
+impl Content {
+    pub(crate) fn bytes(payload: Bytes) -> Self {
+        Self { payload: Ok(payload), implied: None }
+    }
+
+    pub(crate) fn with(payload: Bytes, implied: Properties) -> Self {
+        Self { payload: Ok(payload), implied: Some(Box::new(implied)) }
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> Self {
+        let content_type = Some(crate::json::CONTENT_TYPE.to_owned());
+        let implied = Some(Box::new(Properties { content_type, ..Properties::default() }));
+        Self { payload: crate::json::encode(value), implied }
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn failing(error: Error) -> Self {
+        Self { payload: Err(error), implied: None }
+    }
+
+    /// How long it is; 0 where there is none.
+    pub(crate) fn len(&self) -> usize {
+        self.payload.as_ref().map_or(0, Bytes::len)
+    }
+
+    pub(crate) fn payload(&self) -> Result<&Bytes, Error> {
+        self.payload.as_ref().map_err(Clone::clone)
+    }
+
+    /// The message as it goes to the session, checked. `asked` are the properties that the caller asked for by name, so
+    /// that they must not be left out.
+    pub(crate) fn publish(
+        self,
+        topic: Topic,
+        qos: QoS,
+        retain: bool,
+        asked: Properties,
+        options: &Options,
+    ) -> Result<wire::Publish, Error> {
+        let lenient = asked.is_empty();
+        let mut properties = asked;
+        if options.version.may_be_5() {
+            if let Some(implied) = self.implied {
+                properties.fill_from(*implied);
+            }
+            #[cfg(feature = "trace-context")]
+            options.trace(&mut properties);
+        }
+        let properties = (!properties.is_empty()).then(|| Box::new(properties));
+        let publish = wire::Publish { topic, payload: self.payload?, qos, retain, properties, lenient };
+        check_publish(&publish, options.version)?;
+        Ok(publish)
+    }
 }
 
 /// Refuses what does not fit the protocol. `version` is the one asked for: whether the broker speaks it is seen later.
-pub(crate) fn check_publish(publish: &wire::Publish, version: Version) -> Result<(), Error> {
+fn check_publish(publish: &wire::Publish, version: Version) -> Result<(), Error> {
     if let Some(properties) = &publish.properties {
         properties.check()?;
-        if matches!(version, Version::V31 | Version::V311) {
+        if !version.may_be_5() {
             return Err(Error::unsupported("properties belong to MQTT 5: set Options::version"));
         }
     }
@@ -253,7 +327,7 @@ impl fmt::Debug for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publish")
             .field("topic", &self.topic)
-            .field("payload_bytes", &self.payload.len())
+            .field("payload_bytes", &self.content.len())
             .field("qos", &self.qos)
             .field("retain", &self.retain)
             .finish_non_exhaustive()

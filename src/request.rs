@@ -11,11 +11,23 @@ use bytes::Bytes;
 
 use crate::agent::{Agent, Shared};
 use crate::call::{deadline_after, Call};
-use crate::command::{self, Command, Notice, Reply, RequestId};
+use crate::command::{self, Command, Notice, Reply, ReplyPaths, RequestId, Wanted};
+use crate::error::RemoteError;
 use crate::options::Offline;
 use crate::properties::Properties;
-use crate::publish::{check_publish, make_publish};
+use crate::publish::Content;
+use crate::rpc::{Correlation, Extract, Key};
 use crate::{wire, Error, Filter, Message, QoS, Topic};
+
+mod each;
+mod judge;
+mod many;
+mod stream;
+
+pub use each::{Progress, RequestEach};
+use judge::Judge;
+pub use many::{RequestMany, RequestManyFuture};
+pub use stream::Replies;
 
 /// A call about to be made; made by [`Agent::request`]. Say where the reply will come by
 /// [`reply_to`](Self::reply_to), then await it.
@@ -24,9 +36,13 @@ use crate::{wire, Error, Filter, Message, QoS, Topic};
 pub struct Request {
     agent: Agent,
     topic: Result<Topic, Error>,
-    payload: Bytes,
+    content: Content,
     qos: QoS,
+    properties: Properties,
     reply_to: Option<Result<Filter, Error>>,
+    rejected_by: Option<Result<Filter, Error>>,
+    correlation: Option<Correlation>,
+    error_from: Option<Arc<judge::ErrorFrom>>,
     timeout: Duration,
     offline: Offline,
 }
@@ -35,13 +51,31 @@ impl Request {
     pub(crate) fn new(agent: Agent, topic: Result<Topic, Error>, payload: Bytes) -> Self {
         let options = agent.options();
         let (timeout, offline) = (options.timeout, options.offline);
-        Self { agent, topic, payload, qos: QoS::default(), reply_to: None, timeout, offline }
+        Self {
+            agent,
+            topic,
+            content: Content::bytes(payload),
+            qos: QoS::default(),
+            properties: Properties::default(),
+            reply_to: None,
+            rejected_by: None,
+            correlation: None,
+            error_from: None,
+            timeout,
+            offline,
+        }
     }
 
     /// The topic, or filter, on which the reply will come. Calls with the same one take turns, because nothing in a
     /// plain reply says which call it answers; calls with different ones run at the same time. For the same reason a
     /// reply that comes after its call has ended is taken for that of the next call, if that has been sent by then:
-    /// where devices may answer late, give each call a reply topic of its own, or put an id into the payload.
+    /// where replies say which call they answer, tell by [`correlation`](Self::correlation); where they do not and may
+    /// be late, give each call a reply topic of its own.
+    ///
+    /// Default: on MQTT 5 a topic of the agent's own, told to the device as response topic, with
+    /// [`Correlation::data`]; on an earlier version there is none, and the call fails with
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) or, where only the connection showed the
+    /// version, [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
     pub fn reply_to<F>(mut self, filter: F) -> Self
     where
         F: TryInto<Filter>,
@@ -51,9 +85,94 @@ impl Request {
         self
     }
 
+    /// A second topic, or filter, on which a refusal comes in place of the reply. It is subscribed and confirmed before
+    /// the request leaves, as the first. What comes by it makes the call fail with
+    /// [`ErrorKind::Remote`](crate::ErrorKind::Remote): the text of [`Error::remote`] is the payload, or what
+    /// [`error_from`](Self::error_from) makes of it.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// let shadow = agent
+    ///     .request("$aws/things/pump/shadow/get", "")
+    ///     .reply_to("$aws/things/pump/shadow/get/accepted")
+    ///     .rejected_by("$aws/things/pump/shadow/get/rejected")
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn rejected_by<F>(mut self, filter: F) -> Self
+    where
+        F: TryInto<Filter>,
+        F::Error: Into<Error>,
+    {
+        self.rejected_by = Some(filter.try_into().map_err(Into::into));
+        self
+    }
+
+    /// Which of the calls with the same reply filter a reply answers. Default: [`Correlation::by_turns`] with
+    /// [`reply_to`](Self::reply_to), [`Correlation::data`] without.
+    pub fn correlation(mut self, correlation: Correlation) -> Self {
+        self.correlation = Some(correlation);
+        self
+    }
+
+    /// How to tell a reply that is an error: what `read` finds in it makes the call fail with
+    /// [`ErrorKind::Remote`](crate::ErrorKind::Remote), and the reply is in [`Error::messages`]. It is run where the
+    /// call is awaited. Whatever it says, a reply with the user property `error` of MQTT 5 is one, for so
+    /// [`Agent::serve`] answers, and so is what comes by [`rejected_by`](Self::rejected_by).
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use mqtt_agent::RemoteError;
+    ///
+    /// let call = agent.request("dev/42/rpc", "open").reply_to("dev/42/res");
+    /// let opened = call.error_from(|reply| Some(RemoteError::new(reply.text().ok()?.strip_prefix("ERR ")?))).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn error_from<F>(mut self, read: F) -> Self
+    where
+        F: Fn(&Message) -> Option<RemoteError> + Send + Sync + 'static,
+    {
+        self.error_from = Some(Arc::new(read));
+        self
+    }
+
+    /// Makes this value, as JSON, the payload in place of the one given before. On MQTT 5 the content type
+    /// `application/json` goes with it. A value that cannot be written as JSON makes the call fail with
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// let call = agent.request("dev/42/rpc", "").json(&serde_json::json!({ "method": "status" }));
+    /// let status: serde_json::Value = call.reply_to("dev/42/rpc/res").await?.json()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "json")]
+    pub fn json<T: serde::Serialize + ?Sized>(mut self, value: &T) -> Self {
+        self.content = Content::json(value);
+        self
+    }
+
     /// The quality of service of the request. Default: [`QoS::AtLeastOnce`]; its acknowledgement is not waited for.
     pub fn qos(mut self, qos: QoS) -> Self {
         self.qos = qos;
+        self
+    }
+
+    /// What the request carries besides its payload, in place of all that was set before. Needs MQTT 5: on a connection
+    /// of an earlier version the call fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). The response
+    /// topic and the correlation data are set by [`Correlation::data`]; the message expiry is the time that is left of
+    /// the call. Default: nothing.
+    pub fn properties(mut self, properties: Properties) -> Self {
+        self.properties = properties;
+        self
+    }
+
+    /// Adds a name and a value for the application, as [`properties`](Self::properties).
+    pub fn user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.properties.user_properties.push((name.into(), value.into()));
         self
     }
 
@@ -87,43 +206,110 @@ impl Request {
     /// # }
     /// ```
     pub fn replies(self, count: usize) -> RequestMany {
-        RequestMany { request: self, count }
+        RequestMany::exactly(self, count)
     }
 
-    fn start(self, replies: usize) -> Pending {
+    /// Awaits the replies that come until the call's [`timeout`](Self::timeout), this many at most: from whoever
+    /// answers. None at all is no error, if the request was sent. The last setting of a call.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let call = agent.request("fleet/ping", "").reply_to("fleet/+/pong").timeout(Duration::from_secs(2));
+    /// println!("{} devices are there", call.replies_up_to(1000).await?.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn replies_up_to(self, most: usize) -> RequestMany {
+        RequestMany::up_to(self, most)
+    }
+
+    /// Hands each reply on as it comes: a [`Stream`](futures_core::Stream) that ends with the call's
+    /// [`timeout`](Self::timeout), which counts from now, or sooner by its [`gap`](Replies::gap). It holds as many replies
+    /// as the agent's [`stream_capacity`](crate::Options::stream_capacity), then loses the oldest and says so. The request
+    /// is made when the stream is first polled.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let call = agent.request("logger/dump", "").reply_to("logger/lines").timeout(Duration::from_secs(60));
+    /// let mut lines = call.stream().gap(Duration::from_secs(2));
+    /// while let Some(line) = lines.recv().await {
+    ///     println!("{}", line?.text().unwrap_or("not text"));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stream(self) -> Replies {
+        Replies::new(self)
+    }
+
+    /// Makes the call fail with this, whatever else it is given.
+    #[cfg(feature = "json")]
+    pub(crate) fn failing(mut self, error: Error) -> Self {
+        self.content = Content::failing(error);
+        self
+    }
+
+    /// The call, and what makes a reply of it an error.
+    fn start(mut self, wanted: Wanted) -> (Pending, Judge) {
         let shared = self.agent.clone().into_shared();
-        let checked = self.check(replies);
-        let (publish, reply_to) = match checked {
-            Ok(checked) => checked,
-            Err(error) => return Pending { call: Call::refused(error), id: RequestId(0), shared },
-        };
-        let deadline = deadline_after(self.timeout);
         let id = self.agent.next_request();
+        let (timeout, offline, error_from) = (self.timeout, self.offline, self.error_from.take());
+        let Checked { publish, reply_to, key } = match self.check(id) {
+            Ok(checked) => checked,
+            Err(error) => return (Pending { call: Call::refused(error), id, shared }, Judge::default()),
+        };
+        let judge = Judge::new(reply_to.as_ref().and_then(|paths| paths.rejected_by.clone()), error_from);
+        let deadline = deadline_after(timeout);
         let (reply, answer) = Reply::channel();
-        let command = command::Request { id, publish, reply_to, replies, offline: self.offline, deadline, reply };
-        Pending { call: Call::new(shared.clone(), Command::Request(command), answer, deadline), id, shared }
+        let command = command::Request { id, publish, reply_to, key, offline, deadline, wanted, reply };
+        (Pending { call: Call::new(shared.clone(), Command::Request(command), answer, deadline), id, shared }, judge)
     }
 
-    fn check(&self, replies: usize) -> Result<(wire::Publish, Filter), Error> {
-        if replies == 0 {
-            return Err(Error::invalid_argument("a request needs at least one reply: use publish for none"));
+    fn check(self, id: RequestId) -> Result<Checked, Error> {
+        let options = self.agent.options();
+        let reply_to = self.reply_to.transpose()?;
+        if reply_to.is_none() && !options.version.may_be_5() {
+            return Err(Error::invalid_argument(
+                "nothing says where the reply will come: call reply_to(topic) on the request",
+            ));
         }
-        let reply_to = self.reply_to.clone().ok_or_else(|| {
-            Error::invalid_argument("nothing says where the reply will come: call reply_to(topic) on the request")
-        })??;
-        let (topic, payload) = (self.topic.clone()?, self.payload.clone());
-        let publish = make_publish(topic, payload, self.qos, false, Properties::default());
-        check_publish(&publish, self.agent.options().version)?;
-        Ok((publish, reply_to))
+        let default = if reply_to.is_some() { Correlation::by_turns } else { Correlation::data };
+        let correlation = self.correlation.unwrap_or_else(default);
+        let key = correlation.key(self.content.payload()?, || self.agent.correlation_data(id))?;
+        let mut properties = self.properties;
+        if let Some(Key { extract: Extract::Data, value }) = key.as_deref() {
+            properties.correlation_data = Some(value.clone());
+            if let Some(filter) = &reply_to {
+                properties.response_topic = Some(response_topic(filter)?);
+            }
+        }
+        let reply_to = match (reply_to, self.rejected_by.transpose()?) {
+            (Some(reply_to), rejected_by) => Some(ReplyPaths { reply_to, rejected_by }),
+            (None, None) => None,
+            (None, Some(_)) => return Err(Error::invalid_argument("rejected_by goes with reply_to")),
+        };
+        let publish = self.content.publish(self.topic?, self.qos, false, properties, options)?;
+        Ok(Checked { publish, reply_to, key })
     }
 }
 
-/// A call with several replies; made by [`Request::replies`]. Await it.
-#[must_use = "nothing is sent until this is awaited"]
-#[derive(Debug, Clone)]
-pub struct RequestMany {
-    request: Request,
-    count: usize,
+/// What a request comes to.
+struct Checked {
+    publish: wire::Publish,
+    reply_to: Option<ReplyPaths>,
+    key: Option<Box<Key>>,
+}
+
+/// MQTT-3.3.2-14: a response topic has no wildcards.
+fn response_topic(filter: &Filter) -> Result<Topic, Error> {
+    match filter.share_group() {
+        None => Topic::new(filter.as_str()),
+        Some(_) => Err(Error::invalid_argument("a reply cannot be sent to a shared subscription: name its topic")),
+    }
 }
 
 impl IntoFuture for Request {
@@ -131,16 +317,8 @@ impl IntoFuture for Request {
     type IntoFuture = RequestFuture;
 
     fn into_future(self) -> RequestFuture {
-        RequestFuture(self.start(1))
-    }
-}
-
-impl IntoFuture for RequestMany {
-    type Output = Result<Vec<Message>, Error>;
-    type IntoFuture = RequestManyFuture;
-
-    fn into_future(self) -> RequestManyFuture {
-        RequestManyFuture(self.request.start(self.count))
+        let (pending, judge) = self.start(Wanted::Exactly(1));
+        RequestFuture { pending, judge }
     }
 }
 
@@ -151,27 +329,19 @@ impl IntoFuture for RequestMany {
 /// Dropped before the request was sent, it is not sent. Dropped after that, its reply is counted as late, and the next
 /// call with the same reply filter has its turn.
 #[must_use = "nothing is sent until this is awaited"]
-pub struct RequestFuture(Pending);
-
-/// The future of a [`RequestMany`]; as [`RequestFuture`].
-#[must_use = "nothing is sent until this is awaited"]
-pub struct RequestManyFuture(Pending);
+pub struct RequestFuture {
+    pending: Pending,
+    judge: Judge,
+}
 
 impl Future for RequestFuture {
     type Output = Result<Message, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let replies = ready!(self.0.call.poll(cx))?;
+        let replies = ready!(self.pending.call.poll(cx))?;
         // The session answers with as many as were asked for.
-        Poll::Ready(replies.into_iter().next().ok_or_else(Error::closed))
-    }
-}
-
-impl Future for RequestManyFuture {
-    type Output = Result<Vec<Message>, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.call.poll(cx)
+        let reply = replies.into_iter().next().ok_or_else(Error::closed)?;
+        Poll::Ready(self.judge.check(reply))
     }
 }
 
@@ -182,8 +352,8 @@ struct Pending {
     shared: Arc<Shared>,
 }
 
-impl Drop for Pending {
-    fn drop(&mut self) {
+impl Pending {
+    fn give_up(&mut self) {
         if self.call.is_under_way() {
             // First, so that an actor that has the notice before the command finds it abandoned.
             self.call.give_up();
@@ -192,12 +362,19 @@ impl Drop for Pending {
     }
 }
 
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
             .field("topic", &self.topic)
-            .field("payload_bytes", &self.payload.len())
+            .field("payload_bytes", &self.content.len())
             .field("reply_to", &self.reply_to)
+            .field("correlation", &self.correlation)
             .finish_non_exhaustive()
     }
 }
@@ -205,11 +382,5 @@ impl fmt::Debug for Request {
 impl fmt::Debug for RequestFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestFuture").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for RequestManyFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestManyFuture").finish_non_exhaustive()
     }
 }

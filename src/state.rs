@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::{Error, Terms};
+use crate::{Endpoint, Error, Terms};
 
 /// The state of an agent's connection; watched through [`Agent::state`](crate::Agent::state).
 #[derive(Debug, Clone)]
@@ -13,11 +14,14 @@ pub enum State {
     /// An attempt to connect is under way.
     Connecting,
     /// The broker has accepted the connection.
+    #[non_exhaustive]
     Connected {
         /// Whether the broker still had this client's session, with its subscriptions and queued messages.
         session_present: bool,
         /// What else it said.
         terms: Arc<Terms>,
+        /// Which of the agent's brokers it is.
+        endpoint: Endpoint,
     },
     /// There is no connection, and none is being made at the moment.
     Disconnected {
@@ -34,6 +38,15 @@ pub enum State {
 }
 
 impl State {
+    /// What a receiver shows now. A task that ended with its runtime left its last state behind, which is not true any
+    /// more.
+    pub(crate) fn now(state: &watch::Receiver<Self>) -> Self {
+        match state.has_changed() {
+            Err(_) if !state.borrow().is_closed() => Self::Closed { reason: None },
+            _ => state.borrow().clone(),
+        }
+    }
+
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected { .. })

@@ -2,13 +2,20 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::histogram::{Histogram, Timings};
+
+/// Each is a `total`, which only grows, or of `now`.
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $kind:ident $name:ident,)*) => {
         /// What an agent has done and holds, at one moment; see [`Agent::stats`](crate::Agent::stats).
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct Stats {
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])* pub $name: u64,)*
+            /// How long QoS 1 and 2 publishes took from their first sending to their acknowledgement in full.
+            pub ack_times: Histogram,
+            /// How long requests took from their first sending to the last reply they wanted.
+            pub reply_times: Histogram,
         }
 
         /// All but one are written by the actor alone, so a plain store does where an atomic addition would cost a bus
@@ -16,6 +23,8 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $($name: AtomicU64,)*
+            pub(crate) ack_times: Timings,
+            pub(crate) reply_times: Timings,
         }
 
         impl Counters {
@@ -24,42 +33,84 @@ macro_rules! counters {
             })*
 
             pub(crate) fn snapshot(&self) -> Stats {
-                Stats { $($name: self.$name.load(Relaxed),)* }
+                Stats {
+                    $($name: self.$name.load(Relaxed),)*
+                    ack_times: self.ack_times.snapshot(),
+                    reply_times: self.reply_times.snapshot(),
+                }
+            }
+        }
+
+        #[cfg(feature = "metrics")]
+        impl Stats {
+            /// The counters under the names they are exported by.
+            pub(crate) fn measures(&self) -> impl Iterator<Item = Measure> {
+                [$(Measure { name: measure!($kind $name), help: concat!($($doc),*), value: measure!($kind self.$name) }),*]
+                    .into_iter()
             }
         }
     };
 }
 
+#[cfg(feature = "metrics")]
+pub(crate) struct Measure {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) value: Value,
+}
+
+#[cfg(feature = "metrics")]
+pub(crate) enum Value {
+    Total(u64),
+    Now(u64),
+}
+
+#[cfg(feature = "metrics")]
+macro_rules! measure {
+    (total $name:ident) => {
+        concat!("mqtt_agent_", stringify!($name), "_total")
+    };
+    (now $name:ident) => {
+        concat!("mqtt_agent_", stringify!($name))
+    };
+    (total $value:expr) => {
+        Value::Total($value)
+    };
+    (now $value:expr) => {
+        Value::Now($value)
+    };
+}
+
 counters! {
     /// Messages written to a connection, repetitions included.
-    published,
+    total published,
     /// QoS 1 and 2 publishes the broker has acknowledged in full.
-    acked,
+    total acked,
     /// Messages received, before they were matched to subscribers.
-    received,
+    total received,
     /// Received messages that no subscriber wanted.
-    unclaimed,
+    total unclaimed,
     /// Messages over `max_packet_size`, acknowledged and thrown away.
-    oversized,
+    total oversized,
     /// Messages that streams lost because they were not taken in time.
-    lagged,
+    total lagged,
     /// Messages that were handed over and given up, because ten connections in a row ended on them without an
     /// acknowledgement: some brokers close the connection on a message that they do not allow.
-    given_up,
+    total given_up,
     /// Replies that came when no request waited for them any more.
-    late_replies,
+    total late_replies,
     /// Connections that were made after the first.
-    reconnects,
+    total reconnects,
     /// Now: publishes that wait to be sent.
-    queued,
+    now queued,
     /// Now: QoS 1 and 2 publishes sent and not yet acknowledged.
-    in_flight,
+    now in_flight,
     /// Now: requests without their replies.
-    pending_requests,
+    now pending_requests,
     /// Now: filters subscribed, or about to be.
-    filters,
+    now filters,
     /// Now: streams and reply filters that are fed.
-    subscribers,
+    now subscribers,
 }
 
 pub(crate) struct Counter<'a>(&'a AtomicU64);

@@ -20,6 +20,13 @@ pub enum Version {
     Auto,
 }
 
+impl Version {
+    /// Whether a connection may turn out to speak MQTT 5.
+    pub(crate) fn may_be_5(self) -> bool {
+        matches!(self, Self::V5 | Self::Auto)
+    }
+}
+
 /// The terms of a connection, as the broker's CONNACK stated them (MQTT 5, section 3.2.2.3); from a broker of an earlier
 /// version, what that version implies. Part of [`State::Connected`](crate::State::Connected).
 ///

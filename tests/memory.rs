@@ -7,11 +7,14 @@ mod support;
 
 use std::alloc::System;
 use std::future::IntoFuture;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
 
 use cap::Cap;
 use futures::future::join_all;
 use mqtt_agent::{Lost, Options, QoS, Stats};
-use support::{millis, mosquitto_or_skip, secs, within, MosquittoConfig, Proxy};
+use support::{millis, mosquitto_or_skip, secs, within, MosquittoConfig, Proxy, Scripted};
 use tokio::time::sleep;
 
 /// Counts the bytes that live on the heap.
@@ -23,6 +26,7 @@ const SLACK: usize = 512 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_and_tasks_after_many_bursts_of_work_are_what_they_were_after_the_first() {
+    let _alone = ALONE.lock().await;
     // Outside of this process, so that its memory does not count.
     let Some(broker) = mosquitto_or_skip(MosquittoConfig::default()).await else { return };
     assert_small(&broker.url()).await;
@@ -52,6 +56,124 @@ async fn memory_and_tasks_after_many_bursts_of_work_are_what_they_were_after_the
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_thousand_idle_agents_are_small() {
+    let _alone = ALONE.lock().await;
+    const AGENTS: usize = 1000;
+    rlimit::increase_nofile_limit(4 * AGENTS as u64).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mqtt://{}", listener.local_addr().unwrap());
+    // It holds nothing but the sockets, in memory that is taken before the count begins.
+    let mut sockets = Vec::with_capacity(AGENTS + 1);
+    let broker = thread::spawn(move || {
+        while sockets.len() <= AGENTS {
+            let mut socket = listener.accept().unwrap().0;
+            let mut connect = [0; 256];
+            assert_ne!(socket.read(&mut connect).unwrap(), 0);
+            socket.write_all(&CONNACK).unwrap();
+            sockets.push(socket);
+        }
+        sockets
+    });
+    // The runtime's own tables grow at the first connection.
+    Options::from_url(&url).unwrap().connect().await.unwrap().close().await;
+    let mut agents = Vec::with_capacity(AGENTS);
+    let before = HEAP.allocated();
+    for _ in 0..AGENTS {
+        agents.push(Options::from_url(&url).unwrap().connect().await.unwrap());
+    }
+    let each = (HEAP.allocated() - before) / AGENTS;
+    println!("bytes of each of {AGENTS} idle agents: {each}");
+    assert!(each < 64 * 1024, "{each}");
+    let sockets = broker.join().unwrap();
+    join_all(agents.iter().map(mqtt_agent::Agent::close)).await;
+    drop(sockets);
+}
+
+/// Success, no session present.
+const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
+
+/// Of a hostile peer: what it announces is not allocated, what is not wanted is not kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_bounded_whatever_a_peer_sends() {
+    let _alone = ALONE.lock().await;
+    let server = Scripted::listen().await;
+    let agent = Options::from_url(&server.url()).unwrap().connect_lazy().unwrap();
+    let (mut peer, _) = server.accept_session(false).await;
+    let received = |count: u64| {
+        let agent = agent.clone();
+        async move {
+            while agent.stats().received + agent.stats().oversized < count {
+                sleep(millis(1)).await;
+            }
+        }
+    };
+    peer.send_raw(b"\x30\x04\0\x01ax").await;
+    within(secs(5), "the first message", received(1)).await;
+    // A packet of 256 MiB, dripped.
+    let bound = Bound::of(4 << 20);
+    peer.send_raw(b"\x30\xff\xff\xff\x7f\0\x01a").await;
+    let block = vec![b'x'; 1 << 20];
+    for _ in 0..255 {
+        peer.send_raw(&block).await;
+    }
+    peer.send_raw(&block[..(1 << 20) - 4]).await;
+    within(secs(5), "a message too large", received(2)).await;
+
+    // Messages that nobody wants, and identifiers that never come to rest.
+    let block = b"\x30\x08\0\x05floodx".repeat(10_000);
+    for _ in 0..100 {
+        peer.send_raw(&block).await;
+    }
+    within(secs(30), "a million messages", received(1_000_002)).await;
+    let (mut reader, mut writer) = peer.split();
+    let reading = tokio::spawn(async move { while reader.try_recv_raw(4).await.is_some() {} });
+    for _ in 0..3 {
+        for id in 1..=u16::MAX {
+            writer.send_raw(&[&[0x34, 5, 0, 1, b'a'][..], &id.to_be_bytes()].concat()).await;
+        }
+    }
+    within(secs(30), "every identifier once", received(1_065_537)).await;
+    drop(bound);
+    agent.close().await;
+    reading.await.unwrap();
+}
+
+/// With room for a packet of 256 MiB, room is made as it comes, not as it is announced.
+#[tokio::test]
+async fn a_packet_that_is_only_announced_takes_no_memory() {
+    let _alone = ALONE.lock().await;
+    let server = Scripted::listen().await;
+    let agent = Options::from_url(&server.url()).unwrap().max_packet_size(1 << 28).connect_lazy().unwrap();
+    let (mut peer, _) = server.accept_session(false).await;
+    peer.expect_nothing(millis(10)).await;
+    let bound = Bound::of(1 << 20);
+    peer.send_raw(b"\x30\xff\xff\xff\x7f\0\x01a").await;
+    peer.send_raw(&[b'x'; 100_000]).await;
+    peer.expect_nothing(millis(50)).await;
+    drop(bound);
+    agent.close().await;
+}
+
+/// As long as this lives the heap grows by so many bytes at most; an allocation beyond ends the process.
+struct Bound;
+
+impl Bound {
+    fn of(bytes: usize) -> Self {
+        HEAP.set_limit(HEAP.allocated() + bytes).unwrap();
+        Self
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        HEAP.set_limit(usize::MAX).unwrap();
+    }
+}
+
+/// The heap is that of all tests.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn assert_small(url: &str) {
     // The runtime's own tables grow at the first connection.

@@ -7,8 +7,6 @@
 //! `story.rs` is what a server does with its agent, `device.rs` is the other end, `report.rs` prints the times.
 
 mod device;
-#[path = "../../tests/support/embedded.rs"]
-mod embedded;
 mod report;
 mod story;
 
@@ -21,10 +19,10 @@ use clap::Parser;
 use futures::future::join_all;
 use futures::{stream, StreamExt};
 use indicatif::{ProgressBar, ProgressDrawTarget};
+use mqtt_agent::testing::Broker;
 use mqtt_agent::{Agent, Offline};
 
 use device::Device;
-use embedded::EmbeddedBroker;
 use report::{describe, Report};
 
 /// Calls a fleet of simulated devices, one by one and all at once, and prints the times.
@@ -56,10 +54,12 @@ async fn run(args: &Args) -> Result<Vec<String>, String> {
     if let Some(url) = &args.broker {
         return run_with(args, url).await;
     }
-    let broker = EmbeddedBroker::start().await;
-    let outcome = run_with(args, &broker.url()).await;
-    broker.stop().await;
-    outcome
+    let broker = Broker::start().await.map_err(|error| describe("no broker", &error))?;
+    let mut failures = run_with(args, &broker.url()).await?;
+    if let Err(error) = broker.stop().await {
+        failures.push(describe("the broker", &error));
+    }
+    Ok(failures)
 }
 
 async fn run_with(args: &Args, url: &str) -> Result<Vec<String>, String> {

@@ -88,6 +88,7 @@ impl LastWill {
             qos: self.qos,
             retain: self.retain,
             properties: (!self.properties.is_empty()).then(|| Box::new(self.properties.clone())),
+            lenient: false,
         })
     }
 }

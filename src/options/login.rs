@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::check_field;
+use super::check::check_field;
 use crate::Error;
 
 /// A user name and a password.

@@ -1,92 +1,72 @@
 //! Options from a URL.
 
+use std::borrow::Cow;
 use std::str::FromStr;
-use std::time::Duration;
 
-use ::url::Url;
-use percent_encoding::percent_decode_str;
+use ::url::{form_urlencoded, Url};
 
-use super::{Credentials, Login, Offline, Options};
-use crate::{Error, Version};
+use super::settings::is_option;
+use super::{Credentials, Login, Options};
+use crate::transport::{parse, percent_decode, Endpoint};
+use crate::Error;
 
 impl Options {
-    /// From a URL: `mqtt://[user[:password]@]host[:port][?option=value&…]`, user name and password percent-encoded.
+    /// From a URL: `scheme://[user[:password]@]host[:port][/path][?option=value&…]`, user name and password
+    /// percent-encoded.
     ///
-    /// The options in the query have the names of the setters: `client_id`, `version` (`3.1`, `3.1.1`, `5`, `auto`),
-    /// `clean_session` (`true`, `false`), `keep_alive`, `connect_timeout`, `timeout` (seconds, fractions allowed),
-    /// `session_expiry` (seconds), `receive_maximum`, `max_in_flight`, `max_queued`, `max_packet_size`, `stream_capacity`, `offline` (`fail`, `wait`, `queue`).
+    /// | scheme | what it is | default port |
+    /// |---|---|---|
+    /// | `mqtt`, `tcp` | plain TCP | 1883 |
+    /// | `mqtts`, `ssl`, `tls` | TLS | 8883 |
+    /// | `ws` | WebSocket, with a path (most brokers expect `/mqtt`) | 80 |
+    /// | `wss` | WebSocket over TLS | 443 |
+    /// | `unix` | a socket in the file system: `unix:/run/broker.sock` | |
+    ///
+    /// The options in the query have the names of the setters, times in seconds (fractions allowed), lists separated by
+    /// commas: `address_timeout`, `alpn`, `ca_file`, `cert_file`, `clean_session` (`true`, `false`), `client_id`,
+    /// `connect_timeout`, `danger_accept_invalid_certs`, `failover`, `keep_alive`, `key_file`,
+    /// `max_filters_per_subscribe`, `max_in_flight`, `max_packet_size`, `max_queued`, `max_queued_bytes`, `offline`
+    /// (`fail`, `wait`, `queue`), `proxy`, `receive_maximum`, `reply_linger`,
+    /// `request_response_information`, `server_name`, `session_expiry`, `shuffle`, `stream_capacity`, `timeout`,
+    /// `topic_alias_maximum`, `topic_aliases`, `version` (`3.1`, `3.1.1`, `5`, `auto`), `write_timeout`.
+    ///
+    /// In a `ws` or `wss` URL anything else in the query goes to the server as it is, as signed URLs need; to send one of
+    /// the names above to the server, begin with an [`Endpoint`].
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions) for a text that is no URL, an unknown scheme, an
     /// unknown option or a value that does not fit. The text never repeats the URL, which may hold a password.
     pub fn from_url(url: &str) -> Result<Self, Error> {
-        let url = Url::parse(url)
-            .map_err(|source| Error::invalid_options("this is no URL: write mqtt://host:port").with_source(source))?;
-        match url.scheme() {
-            "mqtt" | "tcp" => {}
-            other => {
-                return Err(Error::invalid_options(format!("the scheme {other:?} is unknown: use mqtt:// (or tcp://)")))
-            }
-        }
-        let host = url.host().ok_or_else(|| Error::invalid_options("the URL names no host"))?;
-        if !matches!(url.path(), "" | "/") || url.fragment().is_some() {
-            return Err(Error::invalid_options("an mqtt:// URL has no path or fragment: topics go into the calls"));
-        }
-        // Without the brackets that a URL puts around an IPv6 address.
-        let mut options = Self::new(match host {
-            ::url::Host::Ipv6(address) => address.to_string(),
-            host => host.to_string(),
-        });
-        options.port = url.port().unwrap_or(options.port);
-        if !url.username().is_empty() {
-            options.credentials = Credentials::Fixed(Login {
-                username: percent_decode("user name", url.username())?,
-                password: url.password().map(|password| percent_decode("password", password)).transpose()?,
-            });
-        } else if url.password().is_some() {
-            return Err(Error::invalid_options("the URL has a password but no user name"));
-        }
-        for (name, value) in url.query_pairs() {
-            options = options.query(&name, &value)?;
-        }
-        Ok(options)
+        let url = parse(url)?;
+        let mut options = Self::from(Endpoint::of(&url)?);
+        options.credentials = credentials(&url)?;
+        options.with_query(url.query().unwrap_or_default())
     }
 
-    fn query(self, name: &str, value: &str) -> Result<Self, Error> {
-        let seconds = || {
-            parse::<f64>(name, value).and_then(|seconds| {
-                Duration::try_from_secs_f64(seconds)
-                    .map_err(|_| Error::invalid_options(format!("{name}: {value:?} is no number of seconds")))
-            })
-        };
-        Ok(match name {
-            "client_id" => self.client_id(value),
-            "version" => match value {
-                "3.1" => self.version(Version::V31),
-                "3.1.1" | "4" => self.version(Version::V311),
-                "5" | "5.0" => self.version(Version::V5),
-                "auto" => self.version(Version::Auto),
-                _ => return Err(Error::invalid_options(format!("version: {value:?} is not 3.1, 3.1.1, 5 or auto"))),
-            },
-            "clean_session" => self.clean_session(parse(name, value)?),
-            "keep_alive" => self.keep_alive(seconds()?),
-            "connect_timeout" => self.connect_timeout(seconds()?),
-            "timeout" => self.timeout(seconds()?),
-            "session_expiry" => self.session_expiry(seconds()?),
-            "receive_maximum" => self.receive_maximum(parse(name, value)?),
-            "max_in_flight" => self.max_in_flight(parse(name, value)?),
-            "max_queued" => self.max_queued(parse(name, value)?),
-            "max_packet_size" => self.max_packet_size(parse(name, value)?),
-            "stream_capacity" => self.stream_capacity(parse(name, value)?),
-            "offline" => match value {
-                "fail" => self.offline(Offline::Fail),
-                "wait" => self.offline(Offline::Wait),
-                "queue" => self.offline(Offline::Queue),
-                _ => return Err(Error::invalid_options(format!("offline: {value:?} is not fail, wait or queue"))),
-            },
-            _ => return Err(Error::invalid_options(format!("the option {name:?} is unknown"))),
-        })
+    fn with_query(mut self, query: &str) -> Result<Self, Error> {
+        let mut for_the_server = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) =
+                form_urlencoded::parse(pair.as_bytes()).next().unwrap_or((Cow::Borrowed(""), "".into()));
+            match self.endpoint.scheme().is_websocket() && !is_option(&name) {
+                true => for_the_server.push(pair),
+                false => self = self.set(&name, &name, &value)?,
+            }
+        }
+        self.endpoint.set_query(for_the_server.join("&"));
+        Ok(self)
+    }
+}
+
+fn credentials(url: &Url) -> Result<Credentials, Error> {
+    match (url.username(), url.password()) {
+        ("", None) => Ok(Credentials::None),
+        ("", Some(_)) => Err(Error::invalid_options("the URL has a password but no user name")),
+        (username, password) => Ok(Credentials::Fixed(Login {
+            username: percent_decode("user name", username)?,
+            password: password.map(|password| percent_decode("password", password)).transpose()?,
+        })),
     }
 }
 
@@ -122,20 +102,12 @@ impl TryFrom<&String> for Options {
     }
 }
 
-fn parse<T: FromStr>(name: &str, value: &str) -> Result<T, Error> {
-    value.parse().map_err(|_| Error::invalid_options(format!("{name}: {value:?} is not a value it can have")))
-}
-
-fn percent_decode(what: &str, text: &str) -> Result<String, Error> {
-    percent_decode_str(text).decode_utf8().map(Into::into).map_err(|source| {
-        Error::invalid_options(format!("the {what} in the URL is not percent-encoded UTF-8")).with_source(source)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::options::Offline;
+    use crate::{ErrorKind, Version};
+    use std::time::Duration;
 
     fn refusal(url: &str) -> String {
         let error = Options::from_url(url).and_then(|options| options.check()).expect_err(url);
@@ -148,7 +120,7 @@ mod tests {
         let url = "mqtt://us%40er:p%2B+a%26ss@[::1]:2883?client_id=web-1&version=3.1&keep_alive=7.0&timeout=0.5\
                    &clean_session=false&max_in_flight=9&max_queued=8&max_packet_size=7&stream_capacity=6&offline=fail";
         let options = Options::from_url(url).unwrap();
-        assert_eq!(options.address(), "::1:2883");
+        assert_eq!(options.endpoint.to_string(), "mqtt://[::1]:2883");
         let Credentials::Fixed(login) = &options.credentials else { panic!("no credentials") };
         assert_eq!((login.username.as_str(), login.password.as_deref()), ("us@er", Some("p++a&ss")));
         assert_eq!(options.client_id.as_deref(), Some("web-1"));

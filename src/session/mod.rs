@@ -176,7 +176,7 @@ impl Session {
         }
         self.resume_publishes(session_present, now);
         self.resume_subscriptions(session_present);
-        self.resume_requests(session_present);
+        self.resume_requests(session_present, now);
     }
 
     /// The connection is gone, with all that was written but not acknowledged on it in doubt.

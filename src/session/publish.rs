@@ -16,6 +16,7 @@ use crate::command::{self, Reply};
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::reason::{Reason, ReasonCode};
+use crate::telemetry::TARGET;
 use crate::wire::{self, Codec, Outbound, PacketId};
 use crate::{Error, Outcome, QoS};
 
@@ -57,6 +58,8 @@ pub(super) struct Outgoing {
     expires: Option<Instant>,
     /// Its rank among all that were sent; 0 before that.
     rank: u64,
+    /// When that was.
+    sent_at: Option<Instant>,
     /// Stands in `Publishes::repeat`. An identifier that was freed and used anew does not.
     repeat: bool,
     /// The broker said that nobody is subscribed to its topic.
@@ -93,7 +96,17 @@ struct Unwritten {
 
 impl Outgoing {
     pub(super) fn new(publish: wire::Publish, owner: Owner, deadline: Option<Instant>) -> Self {
-        Self { publish, owner, deadline, expires: None, rank: 0, repeat: false, unmatched: false, share: None }
+        Self {
+            publish,
+            owner,
+            deadline,
+            expires: None,
+            rank: 0,
+            sent_at: None,
+            repeat: false,
+            unmatched: false,
+            share: None,
+        }
     }
 
     /// Tells the broker to throw it away after this.
@@ -297,7 +310,7 @@ impl Session {
     fn give_up(&mut self, owner: Owner, error: Error, now: Instant) {
         match owner {
             Owner::Nobody => {
-                tracing::warn!(%error, "a message that was handed over is given up");
+                tracing::warn!(name: "mqtt.given_up", target: TARGET, %error, "a message that was handed over is given up");
                 self.counters.given_up().add(1);
             }
             Owner::Request(request) => self.fail_request(request, error, now),
@@ -322,6 +335,7 @@ impl Session {
         self.publishes.sent += 1;
         if outgoing.rank == 0 {
             outgoing.rank = self.publishes.sent;
+            outgoing.sent_at = Some(now);
         }
         if qos == QoS::AtMostOnce {
             codec.encode(outgoing.packet(0, false, now), buf);
@@ -344,7 +358,7 @@ impl Session {
         self.note_place(owner, None);
         match owner {
             Owner::Nobody => {}
-            Owner::Request(request) => self.requests.mark_sent(request),
+            Owner::Request(request) => self.requests.mark_sent(request, now),
             Owner::Call(call) => {
                 if let Some(pending) = self.publishes.calls.get_mut(call) {
                     pending.sent = true;
@@ -411,6 +425,9 @@ impl Session {
         let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) else { return };
         self.publishes.repeating -= usize::from(outgoing.repeat);
         self.counters.acked().add(u64::from(answer.is_ok()));
+        if let Some(sent_at) = outgoing.sent_at {
+            self.counters.ack_times.add(now - sent_at);
+        }
         self.publishes.suspicion = Suspicion::default();
         match (outgoing.owner, answer) {
             (Owner::Request(request), Err(error)) => self.refuse_request(request, error, now),

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::Session;
+use crate::telemetry::TARGET;
 use crate::wire::{Codec, Incoming, Outbound, PacketId};
 use crate::{Message, QoS};
 
@@ -123,7 +124,7 @@ impl Session {
     pub(super) fn handle_oversized(&mut self, qos: QoS, id: PacketId, size: usize) {
         if self.receiving.accept(qos, id) {
             self.counters.oversized().add(1);
-            tracing::warn!(size, "a message over max_packet_size was thrown away");
+            tracing::warn!(name: "mqtt.oversized", target: TARGET, size, "a message over max_packet_size was thrown away");
         }
     }
 }

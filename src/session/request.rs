@@ -1,8 +1,8 @@
 //! Calls: a message out, its replies in.
 //!
-//! All calls with one reply filter share one subscriber. Nothing in a plain reply says which call it answers, so calls
-//! with the same reply filter take turns, first come first served. The filter stays subscribed for a while after the
-//! last of them.
+//! All calls with one reply filter share one subscriber. Where something in a reply says which call it answers, they run
+//! at the same time; where nothing does, they take turns, first come first served. The filter stays subscribed for a
+//! while after the last of them.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,10 +13,18 @@ use super::publish::{Outgoing, Owner};
 use super::queue::Place;
 use super::subscriptions::Sink;
 use super::{Due, Session};
-use crate::command::{self, Reply, RequestId, SubscriberKey, Wish};
+use crate::command::{self, ReplyPaths, RequestId, SubscriberKey, Wish};
 use crate::options::Offline;
+use crate::rpc::Key;
 use crate::subscribe::Retained;
-use crate::{wire, Error, Filter, Message, Outcome, QoS};
+use crate::terms::{Terms, Version};
+use crate::{wire, Error, Message, Outcome, QoS, Topic};
+
+mod answer;
+mod queue;
+
+use answer::Collecting;
+pub(super) use queue::ReplyQueue;
 
 slotmap::new_key_type! {
     pub(super) struct RequestKey;
@@ -29,49 +37,41 @@ pub(super) struct Requests {
     pending: SlotMap<RequestKey, Pending>,
     /// By the name the handle gave it, for when its caller leaves.
     by_id: HashMap<RequestId, RequestKey, Hasher>,
-    queues: HashMap<Filter, SubscriberKey, Hasher>,
+    queues: HashMap<ReplyPaths, SubscriberKey, Hasher>,
+    /// Where replies come that name no other place; known from the first connection on that can carry it.
+    own_topic: Option<Topic>,
+    /// Calls that wait to know it.
+    undirected: VecDeque<RequestKey>,
 }
 
 #[derive(Debug)]
 struct Pending {
     id: RequestId,
-    queue: SubscriberKey,
+    /// None as long as it is not known where the replies come.
+    queue: Option<SubscriberKey>,
+    /// What its replies are known by; without one it waits for its turn.
+    key: Option<Box<Key>>,
     /// Taken when it is its turn.
     publish: Option<wire::Publish>,
-    /// May have reached a wire: only then can a message be its reply.
-    sent: bool,
+    /// When it was first sent, and may have reached a wire: only then can a message be its reply.
+    sent_at: Option<Instant>,
     /// Where its message waits to be sent.
     place: Option<Place>,
     offline: Offline,
     deadline: Instant,
-    wanted: usize,
-    replies: Vec<Message>,
-    reply: Reply<Vec<Message>>,
-}
-
-/// The calls that share a reply filter.
-#[derive(Debug)]
-pub(super) struct ReplyQueue {
-    filter: Filter,
-    active: Option<RequestKey>,
-    waiting: VecDeque<RequestKey>,
-    /// When the filter may go, unless it is used before.
-    lingers_until: Option<Instant>,
-    /// A deadline for that is set; it may be an earlier one.
-    is_armed: bool,
-}
-
-impl ReplyQueue {
-    fn new(filter: Filter) -> Self {
-        Self { filter, active: None, waiting: VecDeque::new(), lingers_until: None, is_armed: false }
-    }
+    replies: Collecting,
 }
 
 impl Requests {
     pub(super) fn new() -> Self {
-        Self { pending: SlotMap::with_key(), by_id: HashMap::default(), queues: HashMap::default() }
+        Self {
+            pending: SlotMap::with_key(),
+            by_id: HashMap::default(),
+            queues: HashMap::default(),
+            own_topic: None,
+            undirected: VecDeque::new(),
+        }
     }
-
     pub(super) fn len(&self) -> usize {
         self.pending.len()
     }
@@ -80,9 +80,9 @@ impl Requests {
         self.pending.contains_key(request)
     }
 
-    pub(super) fn mark_sent(&mut self, request: RequestKey) {
+    pub(super) fn mark_sent(&mut self, request: RequestKey, now: Instant) {
         if let Some(pending) = self.pending.get_mut(request) {
-            pending.sent = true;
+            pending.sent_at.get_or_insert(now);
         }
     }
 
@@ -101,72 +101,91 @@ impl Requests {
 
 impl Session {
     pub(super) fn handle_request(&mut self, command: command::Request, now: Instant) {
-        let command::Request { id, publish, reply_to, replies, offline, deadline, reply } = command;
+        let command::Request { id, publish, reply_to, key, offline, deadline, wanted, reply } = command;
         if reply.is_abandoned() {
             return;
         }
+        let replies = Collecting::new(wanted, reply);
         if deadline <= now {
-            return reply.send(Err(no_reply()));
+            return replies.fail(no_reply());
         }
         if offline == Offline::Fail && !self.is_connected() {
-            return reply.send(Err(Error::offline()));
+            return replies.fail(Error::offline());
         }
-        let queue = self.reply_queue(reply_to);
+        let publish = Some(publish);
         let request = self.requests.pending.insert(Pending {
             id,
-            queue,
-            publish: Some(publish),
-            sent: false,
+            queue: None,
+            key,
+            publish,
+            sent_at: None,
             place: None,
             offline,
             deadline,
-            wanted: replies,
-            replies: Vec::new(),
-            reply,
+            replies,
         });
         self.requests.by_id.insert(id, request);
         self.arm(deadline, Due::Request(request));
-        if let Some(queue) = self.queue_mut(queue) {
-            queue.waiting.push_back(request);
+        match reply_to {
+            Some(paths) => self.direct_request(request, paths, now),
+            None if self.is_connected() => self.direct_to_own_topic(request, now),
+            None => self.requests.undirected.push_back(request),
         }
-        self.advance_requests(queue, now);
     }
 
-    /// The subscriber for a reply filter. A retained message is never a reply: it was there before the question.
-    fn reply_queue(&mut self, filter: Filter) -> SubscriberKey {
-        if let Some(queue) = self.requests.queues.get(&filter) {
+    /// Nothing was said about where the replies come: the agent has a topic of its own for that.
+    fn direct_to_own_topic(&mut self, request: RequestKey, now: Instant) {
+        let Some(pending) = self.requests.pending.get_mut(request) else { return };
+        let paths = self.requests.own_topic.as_ref().and_then(|topic| {
+            let publish = pending.publish.as_mut()?;
+            publish.lenient = false;
+            publish.properties.get_or_insert_default().response_topic = Some(topic.clone());
+            Some(ReplyPaths { reply_to: topic.try_into().ok()?, rejected_by: None })
+        });
+        match paths {
+            Some(paths) => self.direct_request(request, paths, now),
+            None => self.fail_request(request, no_own_topic(), now),
+        }
+    }
+
+    /// Puts a call into the queue of those with the same reply filters.
+    fn direct_request(&mut self, request: RequestKey, paths: ReplyPaths, now: Instant) {
+        let key = self.reply_queue(paths);
+        let Self { requests, subscriptions, .. } = self;
+        let Some(pending) = requests.pending.get_mut(request) else { return };
+        pending.queue = Some(key);
+        let Some(queue) = subscriptions.reply_queue_mut(key) else { return };
+        match queue.join(request, pending.key.as_deref()) {
+            true => self.advance_requests(key, now),
+            false => self.fail_request(request, Error::key_in_use(), now),
+        }
+    }
+
+    /// The subscriber for reply filters. A retained message is never a reply: it was there before the question.
+    fn reply_queue(&mut self, paths: ReplyPaths) -> SubscriberKey {
+        if let Some(queue) = self.requests.queues.get(&paths) {
             return *queue;
         }
-        let sink = Sink::Replies(ReplyQueue::new(filter.clone()));
-        let filters = std::slice::from_ref(&filter);
-        let queue = self.subscriptions.add(sink, filters, Wish::new(QoS::AtLeastOnce, Retained::Ignore));
-        self.requests.queues.insert(filter, queue);
+        let sink = Sink::Replies(ReplyQueue::new(paths.clone()));
+        let wish = Wish::new(QoS::AtLeastOnce, Retained::Ignore);
+        let queue = match &paths.rejected_by {
+            None => self.subscriptions.add(sink, std::slice::from_ref(&paths.reply_to), wish),
+            Some(rejected) => self.subscriptions.add(sink, &[paths.reply_to.clone(), rejected.clone()], wish),
+        };
+        self.requests.queues.insert(paths, queue);
         queue
     }
 
-    fn queue_mut(&mut self, queue: SubscriberKey) -> Option<&mut ReplyQueue> {
-        match &mut self.subscriptions.subscribers.get_mut(queue)?.sink {
-            Sink::Replies(queue) => Some(queue),
-            Sink::Pending { .. } | Sink::Stream(_) => None,
-        }
-    }
-
-    /// Lets the next call of a queue have its turn, if the last is over and the broker holds the filter.
+    /// Sends the calls of a queue that may be sent, if the broker holds its filters.
     pub(super) fn advance_requests(&mut self, key: SubscriberKey, now: Instant) {
         let is_ready = self.subscriptions.is_ready(key);
         loop {
-            let Some(queue) = self.queue_mut(key) else { return };
-            if queue.active.is_some() {
-                return;
+            let Some(queue) = self.subscriptions.reply_queue_mut(key) else { return };
+            if queue.is_idle() {
+                return self.linger(key, now);
             }
-            if queue.waiting.is_empty() {
-                self.linger(key, now);
-                return;
-            }
-            if !is_ready {
-                return;
-            }
-            let Some(request) = queue.waiting.pop_front() else { return };
+            let next = if is_ready { queue.next() } else { None };
+            let Some(request) = next else { return };
             let Some(pending) = self.requests.pending.get_mut(request) else { continue };
             let Some(publish) = pending.publish.take() else { continue };
             // A command dies with its deadline, wherever it is by then.
@@ -174,43 +193,36 @@ impl Session {
             let outgoing = Outgoing::new(publish, Owner::Request(request), deadline).expiring(deadline);
             // The waiter stands before the message goes.
             pending.place = Some(self.publishes.push(outgoing));
-            if let Some(queue) = self.queue_mut(key) {
-                queue.active = Some(request);
-            }
         }
     }
 
-    /// A message came by a reply filter.
-    pub(super) fn handle_reply(&mut self, queue: SubscriberKey, message: &Message, now: Instant) {
-        let active = self.queue_mut(queue).and_then(|queue| queue.active);
-        let pending = active.and_then(|request| self.requests.pending.get_mut(request));
-        let Some(pending) = pending.filter(|pending| pending.sent) else {
-            self.counters.late_replies().add(1);
-            return;
-        };
-        pending.replies.push(message.clone());
-        if pending.replies.len() < pending.wanted {
-            return;
+    /// A message came by a reply filter; whether a call took it.
+    pub(super) fn handle_reply(&mut self, queue: SubscriberKey, message: &Message, now: Instant) -> bool {
+        let found = self.subscriptions.reply_queue_mut(queue).and_then(|queue| queue.find(message));
+        let Some(request) = found else { return false };
+        let Some(pending) = self.requests.pending.get_mut(request) else { return false };
+        let Some(sent_at) = pending.sent_at else { return false };
+        if pending.replies.take(message.clone()) {
+            self.counters.reply_times.add(now - sent_at);
+            if let Some(pending) = self.end_request(request, now) {
+                pending.replies.finish();
+            }
         }
-        let replies = std::mem::take(&mut pending.replies);
-        if let Some(pending) = active.and_then(|request| self.end_request(request, now)) {
-            pending.reply.send(Ok(replies));
-        }
+        true
     }
 
     /// Forgets a call and gives its turn to the next.
     fn end_request(&mut self, request: RequestKey, now: Instant) -> Option<Pending> {
         let pending = self.requests.remove(request)?;
         self.publishes.withdraw(pending.place);
-        if let Some(queue) = self.queue_mut(pending.queue) {
-            if queue.active == Some(request) {
-                queue.active = None;
-            } else if let Some(at) = queue.waiting.iter().position(|other| *other == request) {
-                // Calls mostly end in the order in which they began, so this looks at the first ones only.
-                queue.waiting.remove(at);
-            }
+        let Some(key) = pending.queue else {
+            queue::remove(&mut self.requests.undirected, request);
+            return Some(pending);
+        };
+        if let Some(queue) = self.subscriptions.reply_queue_mut(key) {
+            queue.leave(request, pending.key.as_deref());
         }
-        self.advance_requests(pending.queue, now);
+        self.advance_requests(key, now);
         Some(pending)
     }
 
@@ -228,61 +240,63 @@ impl Session {
     }
 
     pub(super) fn expire_request(&mut self, request: RequestKey, now: Instant) {
-        self.fail_request(request, no_reply(), now);
+        if let Some(pending) = self.end_request(request, now) {
+            let error = no_reply().with_outcome(pending.outcome());
+            pending.replies.expire(pending.sent_at.is_some(), error);
+        }
     }
 
     /// The broker did not pass the message on: no reply will come.
     pub(super) fn refuse_request(&mut self, request: RequestKey, error: Error, now: Instant) {
         if let Some(pending) = self.end_request(request, now) {
-            pending.reply.send(Err(error.with_messages(pending.replies)));
+            pending.replies.fail(error);
         }
     }
 
-    /// The broker refused the reply filter: no reply could arrive.
+    /// The broker refused a reply filter: no reply could arrive.
     pub(super) fn refuse_requests(&mut self, key: SubscriberKey, error: &Error, now: Instant) {
-        let Some(queue) = self.queue_mut(key) else { return };
-        let requests: Vec<_> = queue.active.take().into_iter().chain(queue.waiting.drain(..)).collect();
+        let Some(queue) = self.subscriptions.reply_queue_mut(key) else { return };
+        let requests = queue.take_all();
         self.drop_queue(key);
         for request in requests {
-            if let Some(pending) = self.end_request(request, now) {
-                pending.fail(error.clone());
-            }
+            self.fail_request(request, error.clone(), now);
         }
     }
 
     /// The connection is lost: what was not sent fails if its caller does not want to wait for another.
     pub(super) fn suspend_requests(&mut self, now: Instant) {
-        let unwilling = |pending: &Pending| pending.offline == Offline::Fail && !pending.sent;
+        let unwilling = |pending: &Pending| pending.offline == Offline::Fail && pending.sent_at.is_none();
         let requests: Vec<_> =
             self.requests.pending.iter().filter(|(_, pending)| unwilling(pending)).map(|(key, _)| key).collect();
         for request in requests {
-            if let Some(pending) = self.end_request(request, now) {
-                pending.fail(Error::offline());
-            }
+            self.fail_request(request, Error::offline(), now);
         }
     }
 
     /// A new connection. Where the broker forgot the reply filters, what was to be sent waits for the SUBACK once more.
-    pub(super) fn resume_requests(&mut self, session_present: bool) {
+    pub(super) fn resume_requests(&mut self, session_present: bool, now: Instant) {
+        self.requests.own_topic = self.terms().and_then(own_topic);
+        for request in std::mem::take(&mut self.requests.undirected) {
+            self.direct_to_own_topic(request, now);
+        }
         if session_present {
             return;
         }
-        for (request, publish) in self.publishes.take_requests() {
+        // The last first, so that each goes ahead of those behind it.
+        for (request, publish) in self.publishes.take_requests().into_iter().rev() {
             let Some(pending) = self.requests.pending.get_mut(request) else { continue };
             pending.publish = Some(publish);
             pending.place = None;
-            let queue = pending.queue;
-            if let Some(queue) = self.queue_mut(queue) {
-                queue.active = None;
-                queue.waiting.push_front(request);
+            if let Some(queue) = pending.queue.and_then(|queue| self.subscriptions.reply_queue_mut(queue)) {
+                queue.put_back(request);
             }
         }
     }
 
-    /// Nobody uses the filter at the moment.
+    /// Nobody uses the filters at the moment.
     fn linger(&mut self, key: SubscriberKey, now: Instant) {
         let until = now + self.limits.reply_linger;
-        let Some(queue) = self.queue_mut(key) else { return };
+        let Some(queue) = self.subscriptions.reply_queue_mut(key) else { return };
         queue.lingers_until = Some(until);
         if !std::mem::replace(&mut queue.is_armed, true) {
             self.arm(until, Due::Linger(key));
@@ -290,10 +304,10 @@ impl Session {
     }
 
     pub(super) fn expire_linger(&mut self, key: SubscriberKey, now: Instant) {
-        let Some(queue) = self.queue_mut(key) else { return };
+        let Some(queue) = self.subscriptions.reply_queue_mut(key) else { return };
         queue.is_armed = false;
         match queue.lingers_until {
-            _ if queue.active.is_some() || !queue.waiting.is_empty() => {}
+            _ if !queue.is_idle() => {}
             Some(until) if until > now => {
                 queue.is_armed = true;
                 self.arm(until, Due::Linger(key));
@@ -303,9 +317,8 @@ impl Session {
     }
 
     fn drop_queue(&mut self, key: SubscriberKey) {
-        let Some(queue) = self.queue_mut(key) else { return };
-        let filter = queue.filter.clone();
-        self.requests.queues.remove(&filter);
+        let Some(queue) = self.subscriptions.reply_queue_mut(key) else { return };
+        self.requests.queues.remove(&queue.paths);
         self.remove_subscriber(key, None);
     }
 
@@ -321,10 +334,30 @@ impl Session {
 }
 
 impl Pending {
-    fn fail(self, error: Error) {
-        let outcome = if self.sent { Outcome::Unknown } else { Outcome::NotSent };
-        self.reply.send(Err(error.with_outcome(outcome).with_messages(self.replies)));
+    fn outcome(&self) -> Outcome {
+        match self.sent_at.is_some() {
+            true => Outcome::Unknown,
+            false => Outcome::NotSent,
+        }
     }
+
+    fn fail(self, error: Error) {
+        let error = error.with_outcome(self.outcome());
+        self.replies.fail(error);
+    }
+}
+
+/// A topic for replies that no other client uses: below what the broker set aside for this one, where it did (MQTT 5,
+/// section 4.10.1), else by its client identifier. None before MQTT 5.
+fn own_topic(terms: &Terms) -> Option<Topic> {
+    if terms.version != Version::V5 {
+        return None;
+    }
+    let prefix = terms.response_information.as_deref().map(|prefix| prefix.trim_end_matches('/'));
+    let own = prefix.and_then(|prefix| Topic::new(format!("{prefix}/replies")).ok());
+    // A client identifier may be any text.
+    let name = || terms.client_id.replace(['+', '#'], "_");
+    own.or_else(|| Topic::new(format!("clients/{}/replies", name())).ok())
 }
 
 #[cfg(any(fuzzing, test))]
@@ -336,10 +369,16 @@ impl Requests {
     }
 
     pub(super) fn assert_empty(&self) {
-        assert_eq!((self.pending.len(), self.by_id.len(), self.queues.len()), (0, 0, 0));
+        assert_eq!((self.pending.len(), self.by_id.len(), self.queues.len(), self.undirected.len()), (0, 0, 0, 0));
     }
 }
 
 fn no_reply() -> Error {
     Error::timeout("no reply came in time")
+}
+
+fn no_own_topic() -> Error {
+    Error::unsupported(
+        "without MQTT 5 a request cannot say where it wants its reply: call reply_to with the topic that the device uses",
+    )
 }

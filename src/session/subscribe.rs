@@ -389,8 +389,13 @@ impl Session {
         if !claimed {
             self.counters.unclaimed().add(1);
         }
+        let is_reply = !self.subscriptions.answered.is_empty();
+        let mut taken = false;
         while let Some(subscriber) = self.subscriptions.answered.pop() {
-            self.handle_reply(subscriber, message, now);
+            taken |= self.handle_reply(subscriber, message, now);
+        }
+        if is_reply && !taken {
+            self.counters.late_replies().add(1);
         }
     }
 }

@@ -219,6 +219,13 @@ impl Subscriptions {
         self.subscribers.contains_key(subscriber)
     }
 
+    pub(super) fn reply_queue_mut(&mut self, subscriber: SubscriberKey) -> Option<&mut ReplyQueue> {
+        match &mut self.subscribers.get_mut(subscriber)?.sink {
+            Sink::Replies(queue) => Some(queue),
+            Sink::Pending { .. } | Sink::Stream(_) => None,
+        }
+    }
+
     /// Whether a call still waits for this subscriber's SUBACKs.
     pub(super) fn is_pending(&self, subscriber: SubscriberKey) -> bool {
         self.subscribers.get(subscriber).is_some_and(|entry| matches!(entry.sink, Sink::Pending { .. }))

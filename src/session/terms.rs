@@ -7,7 +7,7 @@ use crate::Error;
 impl Terms {
     /// Why this message cannot be sent, if so.
     pub(super) fn check_publish(&self, publish: &wire::Publish) -> Result<(), Error> {
-        if publish.properties.is_some() && self.version != Version::V5 {
+        if publish.properties.is_some() && !publish.lenient && self.version != Version::V5 {
             return Err(Error::unsupported(
                 "the message has properties of MQTT 5, which this connection does not speak",
             ));

@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
+use tokio::sync::broadcast;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::*;
-use crate::command::{Close, Feed, Publish, Reply, Request, RequestId, Subscribe, Unfinished, Wish};
+use crate::command::{
+    Close, Feed, Publish, Reply, ReplyPaths, Request, RequestId, Subscribe, Unfinished, Wanted, Wish,
+};
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::reason::{Reason, ReasonCode};
@@ -14,7 +17,7 @@ use crate::subscribe::Retained;
 use crate::terms::Version;
 use crate::wire::peer::{decode_client_packet, plain, Carried, Sent};
 use crate::wire::{self, Incoming, PacketId};
-use crate::{Filter, Message, Outcome, Properties, QoS, Topic};
+use crate::{ErrorKind, Filter, Message, Outcome, Properties, QoS, Topic};
 
 mod mqtt5;
 
@@ -28,6 +31,7 @@ macro_rules! suite {
             type Bench = super::Bench<$level>;
 
             mod closing;
+            mod correlating;
             mod model;
             mod publishing;
             mod receiving;
@@ -159,19 +163,35 @@ impl<const LEVEL: u8> Bench<LEVEL> {
         offline: Offline,
         timeout: Duration,
     ) -> (RequestId, Answer<Vec<Message>>) {
+        let deadline = self.now + timeout;
+        self.request_with(payload, reply_to, |request| Request {
+            wanted: Wanted::Exactly(replies),
+            offline,
+            deadline,
+            ..request
+        })
+    }
+
+    fn request_with(
+        &mut self,
+        payload: &str,
+        reply_to: &str,
+        change: impl FnOnce(Request) -> Request,
+    ) -> (RequestId, Answer<Vec<Message>>) {
         let (reply, answer) = Reply::channel();
         self.requests += 1;
         let id = RequestId(self.requests);
         let request = Request {
             id,
             publish: wire_publish("q", payload.to_owned().into(), QoS::AtLeastOnce),
-            reply_to: Filter::new(reply_to).unwrap(),
-            replies,
-            offline,
-            deadline: self.now + timeout,
+            reply_to: Some(paths(reply_to)),
+            key: None,
+            offline: Offline::Wait,
+            deadline: self.now + LONG,
+            wanted: Wanted::Exactly(1),
             reply,
         };
-        self.command(Command::Request(request));
+        self.command(Command::Request(change(request)));
         (id, answer)
     }
 
@@ -290,6 +310,10 @@ impl<const LEVEL: u8> Bench<LEVEL> {
     }
 }
 
+fn paths(reply_to: &str) -> ReplyPaths {
+    ReplyPaths { reply_to: Filter::new(reply_to).unwrap(), rejected_by: None }
+}
+
 fn puback(id: PacketId) -> Inbound {
     Inbound::PubAck { id, reason: Reason::default() }
 }
@@ -312,7 +336,7 @@ fn incoming(topic: &str, payload: &str, qos: QoS, id: PacketId) -> Inbound {
 }
 
 fn wire_publish(topic: &str, payload: Bytes, qos: QoS) -> wire::Publish {
-    wire::Publish { topic: Topic::new(topic).unwrap(), payload, qos, retain: false, properties: None }
+    wire::Publish { topic: Topic::new(topic).unwrap(), payload, qos, retain: false, properties: None, lenient: false }
 }
 
 /// What a client sends for a message of [`Bench::publish`].
@@ -347,6 +371,15 @@ fn answer<T>(answer: &mut Answer<T>) -> Option<Result<T, Error>> {
 /// The answer that must have come.
 fn answered<T>(receiver: &mut Answer<T>) -> Result<T, Error> {
     answer(receiver).expect("an answer")
+}
+
+fn texts(replies: Result<Vec<Message>, Error>) -> Vec<String> {
+    replies.unwrap().iter().map(|message| message.text().unwrap().to_owned()).collect()
+}
+
+fn fails<T: std::fmt::Debug>(receiver: &mut Answer<T>) -> (ErrorKind, Outcome) {
+    let error = answered(receiver).unwrap_err();
+    (error.kind(), error.outcome())
 }
 
 const QOS0: QoS = QoS::AtMostOnce;

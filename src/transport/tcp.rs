@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::net::{lookup_host, TcpStream};
 use tokio::time::timeout;
 
+use crate::telemetry::TARGET;
 use crate::Error;
 
 pub(super) async fn connect(host: &str, port: u16, address_timeout: Duration) -> Result<TcpStream, Error> {
@@ -32,7 +33,7 @@ async fn connect_to_any(
             Ok(Err(error)) => failure = error,
             Err(_) => failure = io::ErrorKind::TimedOut.into(),
         }
-        tracing::debug!(%address, error = %failure, "cannot connect to this address");
+        tracing::debug!(name: "mqtt.address_failed", target: TARGET, %address, error = %failure, "cannot connect");
     }
     Err(failure)
 }

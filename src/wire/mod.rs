@@ -34,6 +34,8 @@ pub(crate) struct Publish {
     pub(crate) retain: bool,
     /// None rather than empty ones.
     pub(crate) properties: Option<Box<Properties>>,
+    /// Whether the properties may be left out where the version has none: nobody asked for one of them by name.
+    pub(crate) lenient: bool,
 }
 
 /// The first packet of a connection. From `session_expiry` on only MQTT 5 has a place for it.

@@ -31,7 +31,7 @@ fn decode_all(bytes: &[u8], limit: usize) -> Result<Vec<Inbound>, Error> {
 fn encode_publish(topic: &str, payload: &[u8], qos: QoS, id: PacketId) -> BytesMut {
     let topic = Topic::new(topic).unwrap();
     let payload = Bytes::copy_from_slice(payload);
-    let publish = Publish { topic, payload, qos, retain: false, properties: None };
+    let publish = Publish { topic, payload, qos, retain: false, properties: None, lenient: false };
     let mut buf = BytesMut::new();
     let mut codec = Codec::new(Version::V311, 1024);
     codec.encode(Outbound::Publish { publish: &publish, id, dup: false, expiry: None }, &mut buf);
@@ -161,6 +161,7 @@ fn connect_speaks_each_version() {
         qos: QoS::AtLeastOnce,
         retain: true,
         properties: None,
+        lenient: false,
     };
     let connect = Connect {
         client_id: "c",

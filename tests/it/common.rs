@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mqtt_agent::{Agent, Lost, Options, State, Stats};
+use mqtt_agent::{Agent, Lost, Options, State, Stats, Version};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
-use crate::support::{millis, within, Peer, Scripted, LIMIT, VERSION};
+use crate::support::{millis, within, Broker, Peer, Scripted, LIMIT, VERSION};
 
 /// Options for this URL that try again at once after a loss.
 pub(crate) fn options(url: &str) -> Options {
@@ -17,6 +17,11 @@ pub(crate) fn options(url: &str) -> Options {
 /// The same, with a session that the peer may keep.
 pub(crate) fn kept(server: &Scripted) -> Options {
     options(&server.url()).clean_session(false).client_id("kept")
+}
+
+/// An agent that speaks MQTT 5, whatever the others do.
+pub(crate) async fn mqtt5(broker: &Broker) -> Agent {
+    options(&broker.url()).version(Version::V5).connect().await.unwrap()
 }
 
 /// Never tries again.

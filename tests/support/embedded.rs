@@ -1,240 +1,61 @@
-//! An MQTT broker inside the test process, on a loopback port of its own.
-//!
-//! Uses nothing else of this directory, so that the examples can include it as well.
+//! The broker and the proxy of `mqtt_agent::testing`, with URLs for agents of the version under test.
 
-// Not every test and example uses every helper.
-#![allow(dead_code, unreachable_pub)]
+use std::net::SocketAddr;
+use std::ops::Deref;
 
-use std::future::{ready, Future};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
+use mqtt_agent::testing::{self, BrokerBuilder};
 
-use mqtt5::broker::{
-    AuthProvider, AuthResult, BrokerConfig, BrokerEventHandler, BrokerShutdownHandle, ClientPublishEvent, MqttBroker,
-    PublishAction, StorageBackendType, StorageConfig,
-};
-use mqtt5::packet::connect::ConnectPacket;
-use mqtt5::protocol::v5::reason_codes::ReasonCode;
-use tokio::task::JoinHandle;
+use super::url;
 
-/// A running broker. Stops when dropped.
-pub struct EmbeddedBroker {
-    addr: SocketAddr,
-    shutdown: BrokerShutdownHandle,
-    task: JoinHandle<mqtt5::Result<()>>,
-}
+pub struct EmbeddedBroker(testing::Broker);
 
 impl EmbeddedBroker {
     /// A broker that allows everything.
     pub async fn start() -> Self {
-        Self::builder().start().await
+        Self::start_with(Self::builder()).await
     }
 
-    pub fn builder() -> EmbeddedBuilder {
-        EmbeddedBuilder::default()
+    pub async fn start_with(builder: BrokerBuilder) -> Self {
+        Self(builder.start().await.expect("the embedded broker starts"))
     }
 
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    pub fn builder() -> BrokerBuilder {
+        testing::Broker::builder()
     }
 
     pub fn url(&self) -> String {
-        format!("mqtt://{}", self.addr)
+        url(self.addr())
     }
 
-    /// Closes every connection and frees the port before it returns.
-    pub async fn stop(mut self) {
-        self.shutdown.shutdown();
-        tokio::time::timeout(START_STOP_LIMIT, &mut self.task)
-            .await
-            .expect("the embedded broker stops in time")
-            .expect("the embedded broker does not panic")
-            .expect("the embedded broker ends without an error");
+    pub async fn stop(self) {
+        self.0.stop().await.expect("the embedded broker stops");
     }
 }
 
-impl Drop for EmbeddedBroker {
-    fn drop(&mut self) {
-        self.shutdown.shutdown();
-        self.task.abort();
+impl Deref for EmbeddedBroker {
+    type Target = testing::Broker;
+
+    fn deref(&self) -> &testing::Broker {
+        &self.0
     }
 }
 
-/// What an [`EmbeddedBroker`] allows and where it listens.
-#[derive(Clone, Default)]
-pub struct EmbeddedBuilder {
-    port: u16,
-    max_packet_size: Option<usize>,
-    window: Option<u16>,
-    storage_dir: Option<PathBuf>,
-    access: Access,
-}
+pub struct Proxy(testing::Proxy);
 
-impl EmbeddedBuilder {
-    /// Listens on this port instead of a free one: for a restart.
-    pub fn port(mut self, port: u16) -> Self {
-        self.port = port;
-        self
+impl Proxy {
+    pub async fn start(target: SocketAddr) -> Self {
+        Self(testing::Proxy::start(target).await.expect("a free loopback port"))
     }
 
-    /// The broker closes the connection of a client that sends a larger packet; at least 1024.
-    pub fn max_packet_size(mut self, bytes: usize) -> Self {
-        self.max_packet_size = Some(bytes);
-        self
-    }
-
-    /// Refuses every client that does not show this login.
-    pub fn login(mut self, user: &str, password: &str) -> Self {
-        self.access.login = Some((user.to_owned(), password.to_owned()));
-        self
-    }
-
-    /// Sends a client at most so many messages that it has not acknowledged.
-    pub fn window(mut self, messages: u16) -> Self {
-        self.window = Some(messages);
-        self
-    }
-
-    /// Refuses to subscribe at or below `prefix`, and acknowledges but discards what is published
-    /// there. May be called again for another prefix.
-    pub fn refuse(mut self, prefix: &str) -> Self {
-        self.access.refused.push(prefix.to_owned());
-        self
-    }
-
-    /// Keeps sessions and retained messages in files, so that they outlive a restart.
-    pub fn storage_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.storage_dir = Some(dir.into());
-        self
-    }
-
-    pub async fn start(self) -> EmbeddedBroker {
-        let mut broker = self.bind().await.with_auth_provider(Arc::new(self.access));
-        let addr = broker.local_addr().expect("the broker has one listener");
-        let shutdown = broker.shutdown_handle();
-        let mut ready = broker.ready_receiver();
-        let task = tokio::spawn(async move { broker.run().await });
-        tokio::time::timeout(START_STOP_LIMIT, ready.wait_for(|ready| *ready))
-            .await
-            .expect("the embedded broker starts in time")
-            .expect("the embedded broker starts");
-        EmbeddedBroker { addr, shutdown, task }
-    }
-
-    /// The listener of a predecessor that was dropped rather than stopped closes a little later.
-    async fn bind(&self) -> MqttBroker {
-        let mut attempts = 0;
-        loop {
-            match MqttBroker::with_config(self.config()).await {
-                Ok(broker) => return broker,
-                Err(error) if attempts == BIND_ATTEMPTS => {
-                    panic!("the embedded broker does not bind: {error}")
-                }
-                Err(_) => attempts += 1,
-            }
-            tokio::time::sleep(BIND_PAUSE).await;
-        }
-    }
-
-    fn config(&self) -> BrokerConfig {
-        // The default storage is a directory in the current one; switching persistence off
-        // instead would switch offline queues off with it.
-        let storage = match &self.storage_dir {
-            Some(dir) => StorageConfig::default().with_backend(StorageBackendType::File).with_base_dir(dir.clone()),
-            None => StorageConfig::default().with_backend(StorageBackendType::Memory),
-        };
-        let config = BrokerConfig::default()
-            .with_bind_address(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)))
-            .with_max_packet_size(self.max_packet_size.unwrap_or(MAX_PACKET_SIZE))
-            .with_sys_topics_enabled(false)
-            .with_max_clients(20_000)
-            // A full channel drops QoS 0 messages silently and slows the others down.
-            .with_client_channel_capacity(50_000)
-            .with_max_outbound_inflight(self.window.unwrap_or(20_000))
-            .with_storage(
-                storage.with_max_queued_messages_per_client(200_000).with_max_queued_bytes_per_client(1 << 30),
-            );
-        if self.access.refused.is_empty() {
-            config
-        } else {
-            config.with_event_handler(Arc::new(self.access.clone()))
-        }
+    pub fn url(&self) -> String {
+        url(self.addr())
     }
 }
 
-/// Given to the broker as its provider, because its own password check slows every connection down
-/// by a costly hash and locks a client out after five failures.
-#[derive(Clone, Default)]
-struct Access {
-    login: Option<(String, String)>,
-    refused: Vec<String>,
-}
+impl Deref for Proxy {
+    type Target = testing::Proxy;
 
-impl Access {
-    fn knows(&self, connect: &ConnectPacket) -> bool {
-        self.login.as_ref().is_none_or(|(user, password)| {
-            connect.username.as_deref() == Some(user) && connect.password.as_deref() == Some(password.as_bytes())
-        })
-    }
-
-    fn allows(&self, topic: &str) -> bool {
-        !self.refused.iter().any(|prefix| {
-            topic.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+    fn deref(&self) -> &testing::Proxy {
+        &self.0
     }
 }
-
-impl AuthProvider for Access {
-    fn authenticate<'a>(
-        &'a self,
-        connect: &'a ConnectPacket,
-        _client_addr: SocketAddr,
-    ) -> Pin<Box<dyn Future<Output = mqtt5::Result<AuthResult>> + Send + 'a>> {
-        let result = if self.knows(connect) {
-            AuthResult::success()
-        } else {
-            AuthResult::fail(ReasonCode::BadUsernameOrPassword)
-        };
-        Box::pin(ready(Ok(result)))
-    }
-
-    /// Refused by the event handler: a refusal here is answered in the form of MQTT 5, with a
-    /// reason and properties, to a client of 3.1.1 too.
-    fn authorize_publish<'a>(
-        &'a self,
-        _client_id: &str,
-        _user_id: Option<&'a str>,
-        _topic: &'a str,
-    ) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
-        Box::pin(ready(true))
-    }
-
-    fn authorize_subscribe<'a>(
-        &'a self,
-        _client_id: &str,
-        _user_id: Option<&'a str>,
-        topic_filter: &'a str,
-    ) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
-        Box::pin(ready(self.allows(topic_filter)))
-    }
-}
-
-impl BrokerEventHandler for Access {
-    fn on_client_publish<'a>(
-        &'a self,
-        event: ClientPublishEvent,
-    ) -> Pin<Box<dyn Future<Output = PublishAction> + Send + 'a>> {
-        let action = if self.allows(&event.topic) { PublishAction::Continue } else { PublishAction::Handled };
-        Box::pin(ready(action))
-    }
-}
-
-const START_STOP_LIMIT: Duration = Duration::from_secs(10);
-const BIND_ATTEMPTS: u32 = 100;
-const BIND_PAUSE: Duration = Duration::from_millis(20);
-
-/// Some clients refuse a broker that announces the default of 256 MiB.
-const MAX_PACKET_SIZE: usize = 10 << 20;

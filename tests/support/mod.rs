@@ -3,26 +3,28 @@
 // Not every test uses every helper.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+pub mod certificates;
 pub mod embedded;
+pub mod fronts;
 pub mod mosquitto;
 pub mod polls;
-pub mod proxy;
 pub mod scripted;
 pub mod v5;
 
-use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Once;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use mqtt_agent::testing::BrokerBuilder;
 use mqtt_agent::Version;
 
-pub use embedded::{EmbeddedBroker, EmbeddedBuilder};
+pub use certificates::{file, self_signed, Authority, Identity, KeyForm};
+pub use embedded::{EmbeddedBroker, Proxy};
+pub use fronts::{Front, TlsSide};
 pub use mosquitto::{Mosquitto, MosquittoConfig, Persistence};
+pub use mqtt_agent::testing::{within, Direction};
 pub use polls::{drop_after_polls, drop_when_woken_after_polls};
-pub use proxy::{Direction, Proxy};
 pub use scripted::{Peer, Scripted};
 
 /// The version that agents speak in these tests, which are built once for each: as `it` for 3.1.1, as `it_v5` for MQTT 5.
@@ -49,20 +51,6 @@ pub const fn secs(count: u64) -> Duration {
 
 pub const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
-}
-
-/// Panics if `future` takes longer than `limit`.
-pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
-    let started = Instant::now();
-    let mut future = pin!(future);
-    loop {
-        match tokio::time::timeout(limit, future.as_mut()).await {
-            Ok(output) => return output,
-            Err(_) if started.elapsed() >= limit => panic!("expected {what} within {limit:?}"),
-            // A paused clock: the time that counts has not passed.
-            Err(_) => {}
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +81,7 @@ pub struct Broker {
 }
 
 enum Inner {
-    Embedded(EmbeddedBuilder, Option<EmbeddedBroker>),
+    Embedded(BrokerBuilder, Option<EmbeddedBroker>),
     Mosquitto(Mosquitto),
 }
 
@@ -139,7 +127,7 @@ impl Broker {
         match &mut self.inner {
             Inner::Embedded(builder, broker) => {
                 assert!(broker.is_none(), "the broker runs already");
-                *broker = Some(builder.clone().port(self.addr.port()).start().await);
+                *broker = Some(EmbeddedBroker::start_with(builder.clone().port(self.addr.port())).await);
             }
             Inner::Mosquitto(broker) => broker.start_again().await,
         }
@@ -159,7 +147,7 @@ impl Broker {
         if let Some(messages) = options.window {
             builder = builder.window(messages);
         }
-        let broker = builder.clone().start().await;
+        let broker = EmbeddedBroker::start_with(builder.clone()).await;
         Self { addr: broker.addr(), inner: Inner::Embedded(builder, Some(broker)) }
     }
 

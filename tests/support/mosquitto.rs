@@ -25,6 +25,8 @@ pub struct MosquittoConfig {
     pub window: Option<u16>,
     /// Further lines of the configuration, before the listener.
     pub lines: Vec<String>,
+    /// Further lines of the listener: its protocol, its certificates, who may do what.
+    pub listener: Vec<String>,
 }
 
 /// Whether sessions and retained messages outlive a restart.
@@ -196,6 +198,7 @@ impl Mosquitto {
         lines.extend(self.config.lines.iter().cloned());
         lines.push(format!("listener {} 127.0.0.1", self.addr.port()));
         lines.extend(self.access_lines());
+        lines.extend(self.config.listener.iter().cloned());
         lines.push(String::new());
         fs::write(dir.join(CONFIG), lines.join("\n")).expect("a writable directory");
     }

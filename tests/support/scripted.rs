@@ -10,7 +10,8 @@ use rumqttc::mqttbytes::v4::{
     SubscribeReasonCode, UnsubAck, Unsubscribe,
 };
 use rumqttc::mqttbytes::{check, Error};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{empty, join, sink, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Empty, Join, Sink};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{v5, within, LIMIT};
@@ -40,6 +41,11 @@ impl Scripted {
         let (stream, _) = within(LIMIT, "a connection", self.listener.accept()).await.expect("the listener accepts");
         stream.set_nodelay(true).expect("a connected socket");
         Peer::new(stream)
+    }
+
+    /// As long as it takes.
+    pub async fn try_accept(&self) -> io::Result<Peer> {
+        self.listener.accept().await.map(|(stream, _)| Peer::new(stream))
     }
 
     /// Accepts a connection, reads its CONNECT and answers it with success.
@@ -170,6 +176,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.received.split_to(count).to_vec()
     }
 
+    /// So many bytes, or None at the end of the connection.
+    pub async fn try_recv_raw(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.received.len() < count {
+            if !matches!(self.fill().await, Ok(1..)) {
+                return None;
+            }
+        }
+        Some(self.received.split_to(count).to_vec())
+    }
+
     /// One packet as bytes: the codec refuses what is not 3.1.1, such as the CONNECT of 3.1.
     pub async fn recv_raw_packet(&mut self) -> Vec<u8> {
         loop {
@@ -231,6 +247,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         })
         .await
         .expect("the connection is open");
+    }
+
+    /// Whether the far end has taken it all.
+    pub async fn try_send_raw(&mut self, bytes: &[u8]) -> bool {
+        within(LIMIT, "room to send", self.stream.write_all(bytes)).await.is_ok()
     }
 
     pub async fn connack(&mut self, code: ConnectReturnCode, session_present: bool) {
@@ -298,7 +319,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 }
 
+type Reader = Peer<Join<OwnedReadHalf, Sink>>;
+type Writer = Peer<Join<Empty, OwnedWriteHalf>>;
+
 impl Peer {
+    /// The two directions, to be used at the same time.
+    pub fn split(self) -> (Reader, Writer) {
+        let (reader, writer) = self.stream.into_split();
+        let reader = Peer { stream: join(reader, sink()), received: self.received, is_v5: self.is_v5 };
+        (reader, Peer::new(join(empty(), writer)))
+    }
+
     /// Ends the connection with a TCP reset.
     pub fn reset(self) {
         self.stream.set_zero_linger().expect("a connected socket");

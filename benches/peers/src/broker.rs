@@ -26,13 +26,13 @@ impl Broker {
         Self::Null(NullBroker::start(core))
     }
 
-    /// None where it is not installed.
-    pub(crate) fn mosquitto(core: Option<usize>) -> Option<Self> {
+    /// `name` tells it from others of this process. None where it is not installed.
+    pub(crate) fn mosquitto(core: Option<usize>, name: &str) -> Option<Self> {
         let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/usr/bin/mosquitto"]
             .into_iter()
             .find(|path| fs::exists(path).unwrap_or(false))?;
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?.local_addr().ok()?;
-        let directory = std::env::temp_dir().join(format!("peers-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("peers-{}-{name}", std::process::id()));
         fs::create_dir_all(&directory).ok()?;
         let file = directory.join("mosquitto.conf");
         let port = address.port();

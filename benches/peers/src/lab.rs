@@ -52,20 +52,25 @@ impl Lab {
         {
             let broker = Broker::null(self.core);
             self.count(&broker, &mut results);
-            self.time(NULL, &broker, &mut results);
         }
-        match Broker::mosquitto(self.core) {
-            Some(broker) => self.time(MOSQUITTO, &broker, &mut results),
+        self.time(NULL, |_| Some(Broker::null(self.core)), &mut results);
+        match Broker::mosquitto(self.core, "probe") {
+            Some(_) => self.time(MOSQUITTO, |name| Broker::mosquitto(self.core, name), &mut results),
             None => drop(results.missing.insert(MOSQUITTO, "it is not installed here".to_owned())),
         }
         results
     }
 
-    fn time(&self, name: &'static str, broker: &Broker, results: &mut Results) {
+    /// Each client has a broker of its own, so that it gets nothing that the others asked for.
+    fn time(&self, name: &'static str, start: impl Fn(&str) -> Option<Broker>, results: &mut Results) {
         results.brokers.push(name);
+        let mut brokers = Vec::new();
         let mut clients = Vec::new();
         for contender in &CONTENDERS {
-            match Process::start(&self.command(contender, broker)) {
+            let broker = start(contender.name);
+            let process = broker.as_ref().and_then(|broker| Process::start(&self.command(contender, broker)));
+            brokers.push(broker);
+            match process {
                 Some(process) => {
                     if name == NULL {
                         let memory = process.peak_memory().unwrap_or_default();
@@ -73,6 +78,7 @@ impl Lab {
                     }
                     clients.push((contender, process));
                 }
+                None if name != NULL && results.missing.contains_key(contender.label) => {}
                 None => {
                     let why = if contender.is_python { "Python does not have it here" } else { "it did not connect" };
                     results.missing.insert(contender.label, why.to_owned());

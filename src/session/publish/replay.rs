@@ -10,6 +10,7 @@ use crate::publish::Delivery;
 use crate::session::in_flight::On;
 use crate::session::request::Requests;
 use crate::session::{Entry, Session};
+use crate::telemetry::TARGET;
 use crate::wire::{Codec, Outbound};
 use crate::{Error, Outcome, QoS};
 
@@ -87,7 +88,8 @@ impl Session {
         if suspicion.connections < GIVE_UP_AFTER || first.deadline.is_some() {
             return;
         }
-        tracing::warn!(topic = %first.publish.topic, "given up: {GIVE_UP_AFTER} connections ended on this message");
+        let topic = first.publish.topic.as_str();
+        tracing::warn!(name: "mqtt.given_up", target: TARGET, topic, "{GIVE_UP_AFTER} connections ended on this message");
         self.counters.given_up().add(1);
         // What has passed its deadline is not sent again.
         first.deadline = Some(now);

@@ -159,8 +159,9 @@ impl World {
         self.bench.command(Command::Request(Request {
             id,
             publish: wire_publish("q", payload(tag, false), qos),
-            reply_to: Filter::new(reply_to).unwrap(),
-            replies: 1,
+            reply_to: Some(paths(reply_to)),
+            key: None,
+            wanted: Wanted::Exactly(1),
             offline,
             deadline,
             reply,

@@ -1,5 +1,4 @@
 use super::*;
-use crate::{ErrorKind, Outcome};
 
 /// A bench on which the broker holds the reply filter "r", by way of a call that is over.
 fn ready() -> Bench {
@@ -18,17 +17,8 @@ fn reply(bench: &mut Bench, payload: &str) {
     bench.receive_publish("r", payload, QOS0, 0);
 }
 
-fn texts(replies: Result<Vec<Message>, Error>) -> Vec<String> {
-    replies.unwrap().iter().map(|message| message.text().unwrap().to_owned()).collect()
-}
-
 fn leave(bench: &mut Bench, id: RequestId) {
     bench.session.handle_notice(Notice::RequestGone(id), bench.now);
-}
-
-fn fails<T: std::fmt::Debug>(receiver: &mut Answer<T>) -> (ErrorKind, Outcome) {
-    let error = answered(receiver).unwrap_err();
-    (error.kind(), error.outcome())
 }
 
 #[test]

@@ -88,3 +88,27 @@ fn input_that_makes_something_due_needs_no_timer() {
     bench.receive(puback(2));
     assert_eq!(bench.sent(), [requested("x", 1, false)]);
 }
+
+#[test]
+fn round_trips_count_from_the_first_sending_on() {
+    let mut bench = Bench::with(|options| options.max_in_flight(1));
+    let _waiting = bench.publish("x", QOS1);
+    // Waiting for a connection is not part of it.
+    bench.advance(SECOND * 9);
+    bench.connect(false);
+    let (_, _call) = bench.request("y", "r");
+    bench.sent();
+    bench.grant(1, &[QOS1]);
+    bench.advance(SECOND);
+    bench.lose_connection();
+    bench.connect(true);
+    bench.sent();
+    bench.advance(SECOND * 2);
+    bench.receive(puback(2));
+    bench.sent();
+    bench.advance(SECOND * 5);
+    bench.receive_publish("r", "z", QOS0, 0);
+    let stats = bench.session.counters.snapshot();
+    assert_eq!((stats.ack_times.count(), stats.ack_times.mean()), (1, Some(SECOND * 3)));
+    assert_eq!((stats.reply_times.count(), stats.reply_times.mean()), (1, Some(SECOND * 5)));
+}

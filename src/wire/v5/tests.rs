@@ -163,7 +163,7 @@ fn full_properties() -> Properties {
 fn a_publish_comes_back_as_it_went_out_with_all_its_properties() {
     for properties in [None, Some(Box::new(full_properties()))] {
         let (topic, payload) = (Topic::new("température").unwrap(), Bytes::from_static(b"21"));
-        let publish = Publish { topic, payload, qos: QoS::AtLeastOnce, retain: true, properties };
+        let publish = Publish { topic, payload, qos: QoS::AtLeastOnce, retain: true, properties, lenient: false };
         let sent = publish.clone();
         let expiry = publish.properties.as_ref().map(|_| 7);
         let buf = encoded(Outbound::Publish { publish: &sent, id: 9, dup: true, expiry });
@@ -231,6 +231,7 @@ fn topics_that_come_again_go_by_their_alias() {
         qos: QoS::AtMostOnce,
         retain: false,
         properties: None,
+        lenient: false,
     };
     let mut codec = Codec::new(Version::V5, 1024);
     codec.known = Known::new(1);
@@ -312,6 +313,7 @@ fn a_will_carries_its_properties_and_delay() {
         qos: QoS::AtMostOnce,
         retain: false,
         properties: Some(Box::new(Properties { content_type: Some("t".into()), ..Properties::default() })),
+        lenient: false,
     };
     let connect =
         Connect { last_will: Some(&will), will_delay: 5, maximum_packet_size: 1, ..crate::wire::tests::CONNECT };

@@ -49,6 +49,10 @@ impl Client for Socket {
         true
     }
 
+    async fn call_each(&self, _: &[Device], _: Bytes) -> bool {
+        false
+    }
+
     async fn receive(&self, _: String, _: usize) -> Duration {
         Duration::ZERO
     }

@@ -1,28 +1,56 @@
 //! A TCP proxy on the way to a broker that breaks connections in the ways networks do.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::packets::{Packet, Plans};
 use super::{within, LIMIT};
+use crate::Error;
 
+mod lane;
+
+use lane::carry;
+
+/// A direction through a [`Proxy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the broker.
     Up,
     /// From the broker to the client.
     Down,
+    /// Each of them.
     Both,
 }
 
-/// A running proxy. Ends with every connection when dropped.
+/// A proxy on the way to a broker, which does on command what networks and brokers do at the worst moment. It ends, with
+/// every connection, when dropped.
+///
+/// ```no_run
+/// # async fn example(broker: mqtt_agent::testing::Broker) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::testing::{Packet, Proxy};
+/// use mqtt_agent::Agent;
+///
+/// let line = Proxy::start(broker.addr()).await?;
+/// let agent = Agent::connect(line.url()).await?;
+/// line.drop_next(Packet::PubAck); // Sent again after the cut.
+/// let publish = tokio::spawn(async move { agent.publish("a", "x").await });
+/// line.cut().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// What waits here panics after a few seconds.
 pub struct Proxy {
     addr: SocketAddr,
     shared: Arc<Shared>,
@@ -30,24 +58,33 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    pub async fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
-        let addr = listener.local_addr().expect("a bound listener");
+    /// Listens on a free loopback port, and leads each connection to `target`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Connection`](crate::ErrorKind::Connection) if there is no port for it.
+    pub async fn start(target: SocketAddr) -> Result<Self, Error> {
+        let none = |source: io::Error| Error::connection("there is no port for the proxy").with_source(source);
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(none)?;
+        let addr = listener.local_addr().map_err(none)?;
         let shared = Arc::new(Shared {
             controls: watch::Sender::new(Controls::to(target)),
             counts: watch::Sender::new(Counts::default()),
             allowances: Mutex::new([None; 2]),
+            plans: Mutex::new(Plans::default()),
         });
         let task = tokio::spawn(accept_all(listener, Arc::clone(&shared)));
-        Self { addr, shared, task }
+        Ok(Self { addr, shared, task })
     }
 
+    /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
+    /// The same, as a URL for an agent.
     pub fn url(&self) -> String {
-        super::url(self.addr)
+        format!("mqtt://{}", self.addr)
     }
 
     /// Resets the connections there are, and returns once they are gone.
@@ -82,6 +119,17 @@ impl Proxy {
         for &lane in direction.lanes() {
             allowances[lane] = Some(bytes);
         }
+    }
+
+    /// Drops the next packet of this kind from the broker, on whichever connection it comes. Called again, it drops one
+    /// more.
+    pub fn drop_next(&self, packet: Packet) {
+        self.shared.plans().drop_next(packet);
+    }
+
+    /// Makes a refusal of the next SUBACK, of each of its filters. The broker knows nothing of it.
+    pub fn refuse_next_suback(&self) {
+        self.shared.plans().refuse_next_suback();
     }
 
     /// Hands on at most so many bytes at a time.
@@ -170,11 +218,16 @@ struct Shared {
     counts: watch::Sender<Counts>,
     /// What may still pass in each direction before a cut.
     allowances: Mutex<[Option<u64>; 2]>,
+    plans: Mutex<Plans>,
 }
 
 impl Shared {
-    fn allowances(&self) -> std::sync::MutexGuard<'_, [Option<u64>; 2]> {
+    fn allowances(&self) -> MutexGuard<'_, [Option<u64>; 2]> {
         self.allowances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plans(&self) -> MutexGuard<'_, Plans> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How much of `wanted` may pass, and whether the connection is cut after it.
@@ -243,7 +296,14 @@ async fn accept_all(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let client = tokio::select! {
-            accepted = listener.accept() => accepted.expect("the listener accepts").0,
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => client,
+                Err(_) => {
+                    // That one is gone already, or the process has too many files open for a moment.
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            },
             Some(_) = connections.join_next() => continue,
         };
         let controls = *shared.controls.borrow();
@@ -307,104 +367,19 @@ async fn told_to_end(shared: &Shared, accepted_under: Controls) -> End {
     }
 }
 
-async fn carry(client: &mut TcpStream, broker: &mut TcpStream, shared: &Shared) -> End {
-    client.set_nodelay(true).ok();
-    broker.set_nodelay(true).ok();
-    let (client_read, client_write) = client.split();
-    let (broker_read, broker_write) = broker.split();
-    let carried = tokio::try_join!(
-        Lane::new(UP, client_read, broker_write, shared).carry(),
-        Lane::new(DOWN, broker_read, client_write, shared).carry(),
-    );
-    match carried {
-        Ok(_) => End::Close,
-        Err(Reset) => End::Reset,
-    }
-}
-
-/// One direction of one connection.
-struct Lane<'a> {
-    lane: usize,
-    from: ReadHalf<'a>,
-    to: WriteHalf<'a>,
-    shared: &'a Shared,
-    source_end: Option<End>,
-    sink_gone: bool,
-}
-
-struct Reset;
-
-impl<'a> Lane<'a> {
-    fn new(lane: usize, from: ReadHalf<'a>, to: WriteHalf<'a>, shared: &'a Shared) -> Self {
-        Self { lane, from, to, shared, source_end: None, sink_gone: false }
-    }
-
-    async fn carry(mut self) -> Result<(), Reset> {
-        let mut controls = self.shared.controls.subscribe();
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let hole = controls.borrow_and_update().hole;
-            // The end of the sink travels the other way, so it is the other hole that hides it.
-            if self.sink_gone && !hole[1 - self.lane] {
-                return Err(Reset);
-            }
-            match self.source_end {
-                Some(End::Reset) if !hole[self.lane] => return Err(Reset),
-                Some(End::Close) if !hole[self.lane] => {
-                    self.to.shutdown().await.ok();
-                    return Ok(());
-                }
-                _ => {}
-            }
-            let read = tokio::select! {
-                read = self.from.read(&mut buffer), if self.source_end.is_none() => read,
-                changed = controls.changed() => {
-                    changed.map_err(|_| Reset)?;
-                    continue;
-                }
-            };
-            match read {
-                Ok(0) => self.source_end = Some(End::Close),
-                Ok(count) => self.hand_on(&buffer[..count]).await?,
-                Err(_) => self.source_end = Some(End::Reset),
-            }
-        }
-    }
-
-    async fn hand_on(&mut self, mut bytes: &[u8]) -> Result<(), Reset> {
-        let delay = self.shared.controls.borrow().delay;
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
-        }
-        while !bytes.is_empty() {
-            let controls = *self.shared.controls.borrow();
-            if controls.hole[self.lane] || self.sink_gone {
-                return Ok(());
-            }
-            let wanted = controls.chunk.map_or(bytes.len(), |chunk| bytes.len().min(chunk.max(1)));
-            let (granted, cut) = self.shared.take_allowance(self.lane, wanted);
-            if self.to.write_all(&bytes[..granted]).await.is_err() {
-                self.sink_gone = true;
-                return Ok(());
-            }
-            self.shared.counts.send_modify(|counts| counts.bytes[self.lane] += granted as u64);
-            if cut {
-                return Err(Reset);
-            }
-            bytes = &bytes[granted..];
-            if controls.chunk.is_some() {
-                // Lets the reader see this piece alone.
-                tokio::task::yield_now().await;
-            }
-        }
-        Ok(())
-    }
-}
-
 async fn discard(stream: &mut TcpStream) {
     let mut buffer = [0; 4096];
     while matches!(stream.read(&mut buffer).await, Ok(1..)) {}
 }
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+/// Before the next connection, after one that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(10);
 
 const UP: usize = 0;
 const DOWN: usize = 1;

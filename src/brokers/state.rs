@@ -1,0 +1,121 @@
+//! The state of all brokers of a registry.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use tokio_stream::wrappers::WatchStream;
+use tokio_stream::StreamMap;
+
+use super::Registry;
+use crate::{Error, State};
+
+/// The state of every broker of a registry, and a way to wait for a change; made by
+/// [`Brokers::state`](crate::Brokers::state).
+pub struct BrokersState {
+    registry: Weak<Registry>,
+    changes: WatchStream<()>,
+    /// By generation.
+    agents: StreamMap<u64, WatchStream<State>>,
+    is_over: bool,
+}
+
+impl BrokersState {
+    pub(super) fn new(registry: &Arc<Registry>) -> Self {
+        let mut state = Self {
+            registry: Arc::downgrade(registry),
+            changes: WatchStream::from_changes(registry.changes.subscribe()),
+            agents: StreamMap::new(),
+            is_over: false,
+        };
+        state.watch_agents();
+        state
+    }
+
+    /// Each broker's state now; None for one that was not asked for yet, and so is not connected.
+    pub fn current(&self) -> BTreeMap<Arc<str>, Option<State>> {
+        self.registry.upgrade().map(|registry| registry.state()).unwrap_or_default()
+    }
+
+    /// Waits until a broker is added, asked for first or removed, or the state of one changes, since this was made or
+    /// last waited for; returns all states then. Changes in quick succession may be told as one. None when the registry
+    /// is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped misses nothing.
+    pub async fn changed(&mut self) -> Option<BTreeMap<Arc<str>, Option<State>>> {
+        poll_fn(|cx| self.poll_changed(cx)).await.then(|| self.current())
+    }
+
+    /// Waits until `reached` is true of the states, and returns them.
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped misses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) when the registry is gone.
+    pub async fn wait_for(
+        &mut self,
+        mut reached: impl FnMut(&BTreeMap<Arc<str>, Option<State>>) -> bool,
+    ) -> Result<BTreeMap<Arc<str>, Option<State>>, Error> {
+        let mut brokers = self.current();
+        while !reached(&brokers) {
+            brokers = self.changed().await.ok_or_else(Error::closed)?;
+        }
+        Ok(brokers)
+    }
+
+    /// Whether there was a change; false when there will be no more.
+    fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut changed = false;
+        while !self.is_over {
+            match Pin::new(&mut self.changes).poll_next(cx) {
+                Poll::Ready(Some(_)) => self.watch_agents(),
+                Poll::Ready(None) => self.is_over = true,
+                Poll::Pending => break,
+            }
+            changed = true;
+        }
+        if self.is_over {
+            return Poll::Ready(false);
+        }
+        // One that ends without a last word ended with its runtime.
+        let watched = self.agents.len();
+        while let Poll::Ready(Some(_)) = Pin::new(&mut self.agents).poll_next(cx) {
+            changed = true;
+        }
+        match changed || self.agents.len() < watched {
+            true => Poll::Ready(true),
+            false => Poll::Pending,
+        }
+    }
+
+    fn watch_agents(&mut self) {
+        let Some(registry) = self.registry.upgrade() else { return };
+        let mut there = HashSet::new();
+        for broker in &registry.brokers {
+            let Some(agent) = &broker.agent else { continue };
+            there.insert(broker.generation);
+            if !self.agents.contains_key(&broker.generation) {
+                self.agents.insert(broker.generation, WatchStream::from_changes(agent.state()));
+            }
+        }
+        let gone: Vec<u64> = self.agents.keys().filter(|agent| !there.contains(agent)).copied().collect();
+        for agent in gone {
+            self.agents.remove(&agent);
+        }
+    }
+}
+
+impl fmt::Debug for BrokersState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BrokersState").field(&self.current()).finish()
+    }
+}

@@ -1,0 +1,110 @@
+//! What a handler returns.
+
+use std::any::Any;
+use std::fmt::Display;
+
+use bytes::Bytes;
+
+use crate::error::RemoteError;
+use crate::properties::Properties;
+
+/// The answer to a request, with what MQTT 5 lets it carry; where that is not spoken, only the payload goes.
+#[derive(Clone, Default)]
+pub struct ReplyBody {
+    pub(super) payload: Bytes,
+    pub(super) properties: Properties,
+}
+
+impl ReplyBody {
+    /// An answer with this payload.
+    pub fn new(payload: impl Into<Bytes>) -> Self {
+        Self { payload: payload.into(), properties: Properties::default() }
+    }
+
+    /// What the payload is, as a MIME type.
+    #[must_use]
+    pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.properties.content_type = Some(content_type.into());
+        self
+    }
+
+    /// Adds a name and a value for the application.
+    #[must_use]
+    pub fn user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.properties.user_properties.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// What a handler of [`Agent::serve`](crate::Agent::serve) may return: bytes, text, nothing, `Json` (feature
+/// `json`), a [`ReplyBody`], or a `Result` of one of these.
+///
+/// The error of such a `Result` is sent to the other side as its text, so it should have nothing in it that is not for
+/// them; a [`RemoteError`] takes its code along.
+pub trait IntoReply {
+    /// The answer, or the error in its place.
+    ///
+    /// # Errors
+    ///
+    /// The error that the other side gets.
+    fn into_reply(self) -> Result<ReplyBody, RemoteError>;
+}
+
+macro_rules! payloads {
+    ($($payload:ty),+) => {
+        $(impl IntoReply for $payload {
+            fn into_reply(self) -> Result<ReplyBody, RemoteError> {
+                Ok(ReplyBody::new(self))
+            }
+        })+
+    };
+}
+
+payloads!(Bytes, Vec<u8>, String, &'static str, &'static [u8]);
+
+impl IntoReply for () {
+    fn into_reply(self) -> Result<ReplyBody, RemoteError> {
+        Ok(ReplyBody::default())
+    }
+}
+
+impl IntoReply for ReplyBody {
+    fn into_reply(self) -> Result<ReplyBody, RemoteError> {
+        Ok(self)
+    }
+}
+
+#[cfg(feature = "json")]
+impl<T: serde::Serialize> IntoReply for crate::Json<T> {
+    fn into_reply(self) -> Result<ReplyBody, RemoteError> {
+        match crate::json::encode(&self.0) {
+            Ok(payload) => Ok(ReplyBody::new(payload).content_type(crate::json::CONTENT_TYPE)),
+            Err(error) => Err(RemoteError::new(error.to_string())),
+        }
+    }
+}
+
+impl<T: IntoReply, E: Display + 'static> IntoReply for Result<T, E> {
+    fn into_reply(self) -> Result<ReplyBody, RemoteError> {
+        let error = match self {
+            Ok(reply) => return reply.into_reply(),
+            Err(error) => error,
+        };
+        let remote = (&error as &dyn Any).downcast_ref::<RemoteError>();
+        Err(remote.cloned().unwrap_or_else(|| RemoteError::new(error.to_string())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_takes_its_text_along_and_a_code_if_it_has_one() {
+        let reply = Err::<(), _>("no such switch").into_reply().err();
+        assert_eq!(reply, Some(RemoteError::new("no such switch")));
+        let with_code = RemoteError::new("no such switch").with_code(-105);
+        assert_eq!(Err::<(), _>(with_code.clone()).into_reply().err(), Some(with_code));
+        assert_eq!(Ok::<_, String>("pong").into_reply().ok().map(|reply| reply.payload), Some("pong".into()));
+    }
+}
