@@ -216,14 +216,8 @@ impl IntoFuture for Publish {
         let deadline = deadline_after(timeout);
         let deadline = expires.map_or(deadline, |expires| deadline.min(expires));
         let (reply, answer) = Reply::channel();
-        let command = command::Publish {
-            publish,
-            expires,
-            offline,
-            deadline: Some(deadline),
-            reply: Some(reply),
-            share: None,
-        };
+        let command =
+            command::Publish { publish, expires, offline, deadline: Some(deadline), reply: Some(reply), share: None };
         PublishFuture(Call::new(agent.into_shared(), Command::Publish(command), answer, deadline))
     }
 }

@@ -320,12 +320,7 @@ impl<'a> Connection<'a> {
     }
 
     /// `count` messages on these topics in turn, with one write for as many as a buffer holds.
-    fn flood(
-        &mut self,
-        topics: impl Iterator<Item = String>,
-        mut count: usize,
-        payload: usize,
-    ) -> std::io::Result<()> {
+    fn flood(&mut self, topics: impl Iterator<Item = String>, mut count: usize, payload: usize) -> std::io::Result<()> {
         self.flush()?;
         let payload = vec![b'x'; payload];
         let properties = self.is_v5.then_some(&[][..]);

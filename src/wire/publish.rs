@@ -12,14 +12,7 @@ use crate::properties::Properties;
 use crate::{Error, QoS, Topic};
 
 /// `topic` may be empty where an alias stands for it; `properties` are those of MQTT 5 with their length, or nothing.
-pub(super) fn encode(
-    publish: &Publish,
-    topic: &str,
-    id: PacketId,
-    dup: bool,
-    properties: &[u8],
-    buf: &mut BytesMut,
-) {
+pub(super) fn encode(publish: &Publish, topic: &str, id: PacketId, dup: bool, properties: &[u8], buf: &mut BytesMut) {
     let Publish { payload, qos, retain, .. } = publish;
     let id = (*qos != QoS::AtMostOnce).then(|| id.to_be_bytes());
     let id = id.as_ref().map_or(&[][..], |id| id);
@@ -68,8 +61,7 @@ impl Raw {
     pub(super) fn take_topic(&mut self) -> Result<Topic, Error> {
         let text = ByteString::try_from(std::mem::take(&mut self.topic))
             .map_err(|source| Error::protocol("the broker sent a topic that is not UTF-8").with_source(source))?;
-        Topic::from_wire(text)
-            .map_err(|source| Error::protocol("the broker sent an invalid topic").with_source(source))
+        Topic::from_wire(text).map_err(|source| Error::protocol("the broker sent an invalid topic").with_source(source))
     }
 
     pub(super) fn into_incoming(

@@ -6,8 +6,8 @@ use rumqttc::mqttbytes::QoS as WireQoS;
 
 use super::publish::Raw;
 use super::{
-    put_length, read_u16, ConnAck, Connect, Frame, Inbound, Outbound, Refused, AUTH, CONNACK, DISCONNECT, PUBLISH, PUBREL,
-    UNSUBACK,
+    put_length, read_u16, ConnAck, Connect, Frame, Inbound, Outbound, Refused, AUTH, CONNACK, DISCONNECT, PUBLISH,
+    PUBREL, UNSUBACK,
 };
 use crate::reason::ReasonCode;
 use crate::terms::{Terms, Version};

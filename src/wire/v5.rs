@@ -289,7 +289,9 @@ fn translate(packet: Packet, codes: Vec<ReasonCode>) -> Result<Inbound, Error> {
         Packet::Subscribe(_) => return unexpected("SUBSCRIBE"),
         Packet::Unsubscribe(_) => return unexpected("UNSUBSCRIBE"),
         Packet::PingReq(_) => return unexpected("PINGREQ"),
-        Packet::Publish(_) | Packet::Disconnect(_) | Packet::Auth(_) => return Err(Error::protocol("the broker sent a malformed packet")),
+        Packet::Publish(_) | Packet::Disconnect(_) | Packet::Auth(_) => {
+            return Err(Error::protocol("the broker sent a malformed packet"))
+        }
     })
 }
 

@@ -207,11 +207,8 @@ impl Lab {
 /// All that a client executes while it connects, does this and ends.
 fn instructions(command: &[String], works: &[Work]) -> Option<f64> {
     let file = std::env::temp_dir().join(format!("peers-{}.callgrind", std::process::id()));
-    let valgrind = [
-        "valgrind".to_owned(),
-        "--tool=callgrind".to_owned(),
-        format!("--callgrind-out-file={}", file.display()),
-    ];
+    let valgrind =
+        ["valgrind".to_owned(), "--tool=callgrind".to_owned(), format!("--callgrind-out-file={}", file.display())];
     let command: Vec<_> = valgrind.into_iter().chain(command.iter().cloned()).collect();
     // `taskset` in front would be what is counted.
     let traced: Vec<_> = match command.iter().position(|word| word == "taskset") {

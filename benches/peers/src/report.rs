@@ -186,11 +186,8 @@ fn rows(results: &Results, broker: &'static str, table: &Table, page: &mut Strin
     table.columns.iter().for_each(|column| drop(write!(page, " {} |", column.title)));
     let _ = write!(page, "\n|---|{}\n", "---|".repeat(table.columns.len()));
     for contender in &CONTENDERS {
-        let cells: Vec<_> = table
-            .columns
-            .iter()
-            .map(|column| spread(results, broker, column.item, contender, column.figure))
-            .collect();
+        let cells: Vec<_> =
+            table.columns.iter().map(|column| spread(results, broker, column.item, contender, column.figure)).collect();
         if cells.iter().all(Option::is_none) {
             continue;
         }

@@ -5,15 +5,32 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Work {
     /// One after the other.
-    Call { count: usize, size: usize },
+    Call {
+        count: usize,
+        size: usize,
+    },
     /// All at once, each to a device of its own.
-    CallEach { count: usize },
-    Publish { count: usize, qos: u8, size: usize },
-    Receive { count: usize, size: usize },
+    CallEach {
+        count: usize,
+    },
+    Publish {
+        count: usize,
+        qos: u8,
+        size: usize,
+    },
+    Receive {
+        count: usize,
+        size: usize,
+    },
     /// Over so many streams.
-    ReceiveEach { streams: usize, count: usize },
+    ReceiveEach {
+        streams: usize,
+        count: usize,
+    },
     /// Not measured itself: so many filters are held in what follows.
-    Hold { filters: usize },
+    Hold {
+        filters: usize,
+    },
 }
 
 impl Work {
