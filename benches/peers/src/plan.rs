@@ -27,7 +27,7 @@ pub(crate) const CONTENDERS: [Contender; 9] = [
     rust("azure", "azure_iot_operations_mqtt", 4),
     rust("mqtt5", "mqtt5", 8),
     python("paho-event", "paho-mqtt, woken by an event", 40),
-    python("paho-poll", "paho-mqtt, looking every 0.1 s", 40),
+    python("paho-poll", "paho-mqtt, looking every 0.1 s", 200),
     python("aiomqtt", "aiomqtt", 40),
 ];
 

@@ -304,6 +304,12 @@ fn show(value: f64) -> String {
     }
 }
 
+/// Two digits that matter: what is reckoned from a measurement is no better than that.
+fn about(value: f64) -> String {
+    let unit = 10_f64.powf(value.max(1.0).log10().floor() - 1.0);
+    show((value / unit).round() * unit)
+}
+
 const BEGIN: &str = "<!-- figures: written by benches/peers -->";
 const END: &str = "<!-- end of figures -->";
 
@@ -339,9 +345,9 @@ fn figures(results: &Results) -> String {
             text,
             "| {title} | {} µs | {} a second | {} | {} |",
             show(cpu),
-            show(per_second),
-            show(per_second / 2.0),
-            show(per_second / 2.0 * 60.0)
+            about(per_second),
+            about(per_second / 2.0),
+            about(per_second / 2.0 * 60.0)
         );
     }
     let rate = |item| spread(results, MOSQUITTO, item, ours, RATE).map(|[_, median, _]| median);
