@@ -231,7 +231,9 @@ impl Agent {
     ///
     /// The reply filter is subscribed, and confirmed, before the message leaves; it stays subscribed for the agent's
     /// [`reply_linger`](Options::reply_linger) after the last call, so the second call to a device costs one round
-    /// trip. A reconnect in the middle of a call does not end it.
+    /// trip. A reconnect in the middle of a call does not end it. On MQTT 5 the message expires with the call, and
+    /// nothing has to be said about the way of the reply: `agent.request(topic, payload).await` tells the other side a
+    /// topic of this agent's own.
     ///
     /// Without a connection it does what its [`offline`](Request::offline) says.
     ///
@@ -252,10 +254,14 @@ impl Agent {
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if no reply came, with [`Error::outcome`] telling whether the
-    /// request left; [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the
+    /// request left; [`ErrorKind::Remote`](crate::ErrorKind::Remote) if the reply is an error (see
+    /// [`Request::error_from`]), with the reply in [`Error::messages`];
+    /// [`ErrorKind::NoResponders`](crate::ErrorKind::NoResponders) if the broker says that nobody is there;
+    /// [`ErrorKind::KeyInUse`](crate::ErrorKind::KeyInUse) if another call waits for the same reply; [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the
     /// reply filter, [`ErrorKind::PublishRefused`](crate::ErrorKind::PublishRefused) if it refuses the message;
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) without a
-    /// [`reply_to`](Request::reply_to); [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
+    /// [`reply_to`](Request::reply_to) before MQTT 5, or [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
+    /// where only the connection showed the version; [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
     /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter), [`TooLarge`](crate::ErrorKind::TooLarge),
     /// [`Offline`](crate::ErrorKind::Offline), [`Closed`](crate::ErrorKind::Closed).
     pub fn request<T>(&self, topic: T, payload: impl Into<Bytes>) -> Request
@@ -318,7 +324,8 @@ impl Agent {
     ///
     /// Awaited, it returns when the broker has confirmed the filter (SUBACK). Requests are then handled in tasks of
     /// their own on this Tokio runtime, [`concurrency`](Serve::concurrency) at a time; a request whose message expiry
-    /// passed while it waited is not handled. The service is a handle: the agent does not end while it runs.
+    /// passed while it waited is not handled. The service is a handle: the agent does not end by itself while it runs, and
+    /// is drained after its services were stopped, so that their last answers are sent.
     ///
     /// What a handler returns is sent, also an error: on MQTT 5 with the user property `error` (and `error-code`), so
     /// that [`request`](Self::request) fails with [`ErrorKind::Remote`](crate::ErrorKind::Remote); its payload is the
@@ -366,6 +373,12 @@ impl Agent {
     /// with [`Correlation::topic`](crate::rpc::Correlation::topic). It is below 2^53, so that JSON can carry it.
     pub fn next_id(&self) -> u64 {
         self.next_request().0
+    }
+
+    /// A text of 16 characters that no other agent has: with [`next_id`](Self::next_id), what a convention needs to name
+    /// its calls and where their replies come.
+    pub fn unique_name(&self) -> String {
+        format!("{:016x}", self.shared.nonce)
     }
 
     /// Whether there is a connection now.
@@ -440,12 +453,6 @@ impl Agent {
 
     pub(crate) fn next_request(&self) -> RequestId {
         RequestId(self.shared.requests.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// A text that no other agent has.
-    #[cfg(feature = "json")]
-    pub(crate) fn name(&self) -> String {
-        format!("{:016x}", self.shared.nonce)
     }
 
     /// Correlation data that no other request has, of this agent or another.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::sync::mpsc;
 use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
 use crate::allowance::{weight, Allowance};
@@ -18,6 +18,7 @@ use crate::command::{
 };
 use crate::options::Offline;
 use crate::publish::Delivery;
+use crate::rpc::{Correlation, Key};
 use crate::session::Session;
 use crate::subscribe::Retained;
 use crate::terms::Terms;
@@ -103,6 +104,29 @@ pub fn session(data: &[u8]) {
         steps += times;
     }
     world.end();
+}
+
+/// Where the replies of a call come: mostly by one filter, sometimes by a second, sometimes to the agent's own topic.
+fn reply_paths(input: &mut Input<'_>) -> Option<ReplyPaths> {
+    let kind = input.byte();
+    let reply_to = filter(input.pick(&FILTERS));
+    let rejected_by = (kind & 7 == 1).then(|| filter(input.pick(&FILTERS)));
+    (kind & 7 != 2).then_some(ReplyPaths { reply_to, rejected_by })
+}
+
+/// What the replies of a call are known by.
+fn reply_key(input: &mut Input<'_>) -> Option<Box<Key>> {
+    let key = [input.byte() % 4];
+    let rule = match input.byte() % 8 {
+        0 => Correlation::data(),
+        1 => Correlation::topic("b"),
+        2 => Correlation::topic("c"),
+        3 => Correlation::by_key(key.to_vec(), |reply: &Message| {
+            Some(reply.payload().slice(..1.min(reply.payload().len())))
+        }),
+        _ => Correlation::by_turns(),
+    };
+    rule.key(b"", || [key[0]; 16]).expect("a rule that needs no payload")
 }
 
 /// Keeps one input from taking seconds.
@@ -349,9 +373,13 @@ impl World {
                 properties: None,
                 lenient: false,
             },
-            reply_to: Some(ReplyPaths { reply_to: filter(input.pick(&FILTERS)), rejected_by: None }),
-            key: None,
-            wanted: Wanted::Exactly(usize::from(input.byte() % 4) + 1),
+            reply_to: reply_paths(input),
+            key: reply_key(input),
+            wanted: match input.byte() {
+                count @ 0x80.. => Wanted::UpTo(usize::from(count % 4) + 1),
+                count @ 0x70.. => Wanted::Each(broadcast::channel(usize::from(count % 4) + 1).0),
+                count => Wanted::Exactly(usize::from(count % 4) + 1),
+            },
             offline: input.pick(&OFFLINE),
             deadline,
             reply,

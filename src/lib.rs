@@ -32,19 +32,27 @@
 //! # Many devices at once
 //!
 //! A call is a future like any other. They share one connection, and the calls to different devices do not wait for
-//! each other:
+//! each other. [`Agent::request_each`] makes any number of them, a part at a time:
 //!
 //! ```no_run
-//! use futures::future::join_all;
-//! use std::future::IntoFuture;
+//! use mqtt_agent::rpc::Correlation;
 //!
 //! # async fn example(agent: mqtt_agent::Agent) {
-//! let calls = (0..1000).map(|id| {
-//!     agent.request(format!("dev/{id}/rpc"), "ping").reply_to(format!("dev/{id}/rpc/res")).into_future()
+//! let calls = (0..10_000).map(|id| {
+//!     let call = agent.request(format!("dev/{id}/rpc"), "ping").reply_to("dev/+/rpc/res");
+//!     (id, call.correlation(Correlation::topic(id.to_string()))) // one subscription for all
 //! });
-//! let replies = join_all(calls).await; // one Result<Message, Error> per device
+//! let (replies, failures) = agent.request_each(calls).concurrency(500).partition().await;
 //! # }
 //! ```
+//!
+//! # Which reply is whose
+//!
+//! Devices have many conventions for that, and most speak MQTT 3.1.1. With [`Request::reply_to`] alone, calls with one
+//! reply topic take turns; a [`Correlation`](rpc::Correlation) lets them share it at the same time: by an id in the
+//! topic, a JSON pointer (feature `json`), the correlation data of MQTT 5, or a closure. [`rpc`] has ready-made
+//! conventions. On MQTT 5 nothing has to be said: `agent.request(topic, payload).await` is enough. The other side of a
+//! call is [`Agent::serve`].
 //!
 //! # What happens …
 //!
@@ -121,6 +129,8 @@
 //! - `websocket` (default): `ws` and `wss`.
 //! - `proxy`: HTTP CONNECT and SOCKS5.
 //! - `serde`: `Deserialize` for [`Options`].
+//! - `json`: JSON payloads, and the conventions of devices that speak it. `trace-context`: W3C `traceparent` in user
+//!   properties.
 //! - `blocking`: the same verbs without async. `metrics`: counters and histograms for the facade of that name. `testing`:
 //!   a broker, devices and a faulty line for tests.
 //!

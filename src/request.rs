@@ -17,7 +17,7 @@ use crate::options::Offline;
 use crate::properties::Properties;
 use crate::publish::Content;
 use crate::rpc::{Correlation, Extract, Key};
-use crate::{Error, Filter, Message, QoS, Topic};
+use crate::{wire, Error, Filter, Message, QoS, Topic};
 
 mod each;
 mod judge;
@@ -258,7 +258,7 @@ impl Request {
         let shared = self.agent.clone().into_shared();
         let id = self.agent.next_request();
         let (timeout, offline, error_from) = (self.timeout, self.offline, self.error_from.take());
-        let (publish, reply_to, key) = match self.check(id) {
+        let Checked { publish, reply_to, key } = match self.check(id) {
             Ok(checked) => checked,
             Err(error) => return (Pending { call: Call::refused(error), id, shared }, Judge::default()),
         };
@@ -287,18 +287,22 @@ impl Request {
                 properties.response_topic = Some(response_topic(filter)?);
             }
         }
-        let paths = match (reply_to, self.rejected_by.transpose()?) {
+        let reply_to = match (reply_to, self.rejected_by.transpose()?) {
             (Some(reply_to), rejected_by) => Some(ReplyPaths { reply_to, rejected_by }),
             (None, None) => None,
             (None, Some(_)) => return Err(Error::invalid_argument("rejected_by goes with reply_to")),
         };
         let publish = self.content.publish(self.topic?, self.qos, false, properties, options)?;
-        Ok((publish, paths, key))
+        Ok(Checked { publish, reply_to, key })
     }
 }
 
-/// The message, where its replies come, and what they are known by.
-type Checked = (crate::wire::Publish, Option<ReplyPaths>, Option<Box<Key>>);
+/// What a request comes to.
+struct Checked {
+    publish: wire::Publish,
+    reply_to: Option<ReplyPaths>,
+    key: Option<Box<Key>>,
+}
 
 /// MQTT-3.3.2-14: a response topic has no wildcards.
 fn response_topic(filter: &Filter) -> Result<Topic, Error> {

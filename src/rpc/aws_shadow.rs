@@ -65,7 +65,7 @@ impl AwsShadow {
             .correlation(Correlation::json("/clientToken"))
             .error_from(error);
         // At most 64 bytes.
-        match with_member(document, "clientToken", format!("{}-{}", agent.name(), agent.next_id())) {
+        match with_member(document, "clientToken", format!("{}-{}", agent.unique_name(), agent.next_id())) {
             Ok(document) => request.json(&document),
             Err(error) => request.failing(error),
         }

@@ -46,7 +46,7 @@ impl Shelly {
 
     /// A call of this method. The reply is the whole frame: what the method returned is at `/result`.
     pub fn call<P: Serialize + ?Sized>(&self, agent: &Agent, method: &str, params: &P) -> Request {
-        let src = self.src.clone().unwrap_or_else(|| format!("mqtt-agent-{}", agent.name()));
+        let src = self.src.clone().unwrap_or_else(|| format!("mqtt-agent-{}", agent.unique_name()));
         let request = agent.request(format!("{}/rpc", self.device), "").reply_to(format!("{src}/rpc"));
         // By way of a value, so that a failure to write the parameters is the call's.
         match serde_json::to_value(params) {

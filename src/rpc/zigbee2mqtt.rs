@@ -41,7 +41,7 @@ impl Zigbee2Mqtt {
             .reply_to(format!("{}/bridge/response/{name}", self.base))
             .correlation(Correlation::json("/transaction"))
             .error_from(error);
-        match with_member(params, "transaction", format!("{}-{}", agent.name(), agent.next_id())) {
+        match with_member(params, "transaction", format!("{}-{}", agent.unique_name(), agent.next_id())) {
             Ok(params) => request.json(&params),
             Err(error) => request.failing(error),
         }

@@ -304,8 +304,22 @@ mod tests {
             let endpoint = Endpoint::from_url(url).unwrap();
             assert_eq!(endpoint.to_string(), text, "{url}");
             assert!(!format!("{endpoint:?}").contains("secret"));
-            endpoint.check().unwrap();
         }
+    }
+
+    #[test]
+    fn a_scheme_without_its_feature_is_an_error_that_names_it() {
+        let with = [
+            ("tls", "mqtts://h", cfg!(feature = "tls-no-provider")),
+            ("websocket", "ws://h", cfg!(feature = "websocket")),
+        ];
+        for (feature, url, is_on) in with {
+            match Endpoint::from_url(url).unwrap().check() {
+                Ok(()) => assert!(is_on, "{url}"),
+                Err(error) => assert!(!is_on && error.to_string().contains(feature), "{error}"),
+            }
+        }
+        Endpoint::from_url("mqtt://h").unwrap().check().unwrap();
     }
 
     #[test]

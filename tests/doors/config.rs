@@ -33,35 +33,17 @@ async fn what_does_not_go_together_is_refused_and_named_from_both_sides() {
         (options("mqtt://h").proxy("https://u:hunter2@p"), ["proxy", "scheme"]),
         (options("mqtt://h").proxy("hunter2"), ["proxy", "URL"]),
         (options("mqtt://h").failover([wss.replace("u:hunter2@", "")]), ["mqtt://h:1883", "wss://second:1/a"]),
+        (options("mqtts://h").cert_file("/c"), ["cert_file", "key_file"]),
+        (options("mqtts://h").key_pem("hunter2"), ["cert_file", "key_file"]),
+        (options("mqtts://h").ca_file("/c").danger_accept_invalid_certs(true), ["ca_file", "danger_accept"]),
+        (options("mqtts://h").server_name("not a name"), ["certificate", "not a name"]),
+        (options("ws://h").websocket_header("a b", "hunter2"), ["websocket_header", "a b"]),
+        (options("ws://h").websocket_header("X", "hunter2\n"), ["websocket_header", "X"]),
+        (options("ws://h").websocket_header("Host", "hunter2"), ["websocket_header", "handshake"]),
+        (options("ws://h").websocket_header("Sec-WebSocket-Key", "hunter2"), ["websocket_header", "handshake"]),
+        (options("unix:/s").proxy("http://p"), ["proxy", "unix:/s"]),
+        (options("mqtt://h").proxy("http://p").connector(duplex), ["proxy", "connector"]),
     ];
-    #[cfg(feature = "tls")]
-    let cases: Vec<_> = cases
-        .into_iter()
-        .chain([
-            (options("mqtts://h").cert_file("/c"), ["cert_file", "key_file"]),
-            (options("mqtts://h").key_pem("hunter2"), ["cert_file", "key_file"]),
-            (options("mqtts://h").ca_file("/c").danger_accept_invalid_certs(true), ["ca_file", "danger_accept"]),
-            (options("mqtts://h").server_name("not a name"), ["certificate", "not a name"]),
-        ])
-        .collect();
-    #[cfg(feature = "websocket")]
-    let cases: Vec<_> = cases
-        .into_iter()
-        .chain([
-            (options("ws://h").websocket_header("a b", "hunter2"), ["websocket_header", "a b"]),
-            (options("ws://h").websocket_header("X", "hunter2\n"), ["websocket_header", "X"]),
-            (options("ws://h").websocket_header("Host", "hunter2"), ["websocket_header", "handshake"]),
-            (options("ws://h").websocket_header("Sec-WebSocket-Key", "hunter2"), ["websocket_header", "handshake"]),
-        ])
-        .collect();
-    #[cfg(feature = "proxy")]
-    let cases: Vec<_> = cases
-        .into_iter()
-        .chain([
-            (options("unix:/s").proxy("http://p"), ["proxy", "unix:/s"]),
-            (options("mqtt://h").proxy("http://p").connector(duplex), ["proxy", "connector"]),
-        ])
-        .collect();
     for (options, named) in cases {
         let error = within(LIMIT, named[0], options.clone().connect()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidOptions, "{named:?}: {error:?}");
@@ -71,7 +53,6 @@ async fn what_does_not_go_together_is_refused_and_named_from_both_sides() {
     }
 }
 
-#[cfg(feature = "tls")]
 #[tokio::test]
 async fn a_configuration_of_tls_goes_with_no_part_of_one() {
     use mqtt_agent::rustls::crypto::ring;

@@ -17,8 +17,6 @@ mod support;
 
 mod config;
 mod hostile;
-#[cfg(feature = "tls")]
 mod tls;
 mod ways;
-#[cfg(feature = "websocket")]
 mod websocket;

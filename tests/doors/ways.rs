@@ -147,7 +147,6 @@ async fn brokers_are_tried_in_an_order_of_chance_where_that_is_asked_for() {
     assert_eq!(firsts.len(), 3);
 }
 
-#[cfg(feature = "proxy")]
 mod proxies {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -232,7 +231,6 @@ mod proxies {
         echo(&options.connect().await.unwrap()).await;
     }
 
-    #[cfg(feature = "tls")]
     #[tokio::test]
     async fn tls_goes_through_a_proxy_to_the_broker() {
         use crate::support::{Authority, Front, TlsSide};

@@ -63,7 +63,6 @@ async fn path_query_and_headers_arrive_as_they_are_and_options_do_not() {
     assert_eq!(front.shaken()[1].path, "/mqtt?client_id=me");
 }
 
-#[cfg(feature = "tls")]
 #[tokio::test]
 async fn wss_is_websocket_over_tls() {
     let (broker, ca) = (EmbeddedBroker::start().await, Authority::new("ca"));
@@ -84,7 +83,6 @@ async fn mosquitto_speaks_websocket() {
     assert!(matches!(plain.kind(), ErrorKind::Connection | ErrorKind::Protocol), "{plain:?}");
 }
 
-#[cfg(feature = "tls")]
 #[tokio::test]
 async fn mosquitto_speaks_websocket_over_tls() {
     let ca = Authority::new("ca");

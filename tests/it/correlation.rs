@@ -104,8 +104,8 @@ broker_test!(calls_of_every_rule_dropped_at_any_point_free_their_slots, |broker|
             let call = agent.request("dev/1/rpc", "x").reply_to(reply_to).correlation(rule.clone()).into_future();
             let over = drop_when_woken_after_polls(call, polls).await;
             settled(&agent, "no calls", |stats| stats.pending_requests == 0).await;
-            if let Some(over) = over {
-                over.unwrap();
+            if let Some(reply) = over {
+                reply.unwrap();
                 break;
             }
         }

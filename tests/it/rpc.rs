@@ -87,7 +87,7 @@ broker_test!(two_shellies_are_called_at_once_by_way_of_one_subscription, |broker
     let _services = (shelly(&device, "shelly-a").await, shelly(&device, "shelly-b").await);
     let agent = Agent::connect(broker.url()).await.unwrap();
     let call = |n: usize| {
-        let device = Shelly::new(if n % 2 != 1 { "shelly-a" } else { "shelly-b" });
+        let device = Shelly::new(["shelly-a", "shelly-b"][n % 2]);
         device.call(&agent, "Shelly.GetDeviceInfo", &n).into_future()
     };
     for (n, reply) in join_all((0..50).map(call)).await.into_iter().enumerate() {

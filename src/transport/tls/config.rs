@@ -174,3 +174,18 @@ impl ServerCertVerifier for AcceptAnything {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(all(test, not(any(feature = "tls", feature = "tls-ring"))))]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn without_a_provider_there_is_an_error_that_says_where_to_get_one() {
+        let settings = TlsSettings { ca: vec![Pem::Text(Vec::new())], ..TlsSettings::default() };
+        let material = Material { ca: Vec::new(), cert: None, key: None };
+        let error = build(&settings, &material).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Tls(TlsFailure::NoProvider));
+        assert!(error.to_string().contains("crypto_provider"), "{error}");
+    }
+}
