@@ -122,7 +122,8 @@ fn interface(mut item: Item, public: &HashSet<String>) -> Option<Item> {
         // What they are given makes public items.
         Item::Macro(item) => {
             item.mac.tokens = without_docs(std::mem::take(&mut item.mac.tokens));
-            !item.mac.path.is_ident("macro_rules") && !item.mac.path.is_ident("thread_local")
+            let is_private = item.mac.tokens.to_string().starts_with("pub (crate)");
+            !is_private && !["macro_rules", "thread_local"].iter().any(|name| item.mac.path.is_ident(name))
         }
         Item::Mod(item) => is_public(&item.vis),
         Item::Struct(item) => {
