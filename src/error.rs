@@ -14,7 +14,8 @@ pub use handshake::{TlsFailure, WebSocketFailure};
 /// What went wrong in a call, a connection or a stream.
 ///
 /// Match on [`kind`](Self::kind); where a message was to be sent, [`outcome`](Self::outcome) tells whether it may
-/// be sent again without the risk of doing it twice. The text never contains a password or a payload.
+/// be sent again without the risk of doing it twice. The text never contains a password, nor a payload but for the
+/// beginning of what the other side of a request said in place of an answer ([`ErrorKind::Remote`]).
 ///
 /// ```
 /// use mqtt_agent::{ErrorKind, Topic};

@@ -29,6 +29,9 @@
 //! # }
 //! ```
 //!
+//! The package also holds a manual, in `docs/manual`: from the first program to production, with tables of outcomes,
+//! promises, options and symptoms.
+//!
 //! # Many devices at once
 //!
 //! A call is a future like any other. They share one connection, and the calls to different devices do not wait for
