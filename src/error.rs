@@ -7,9 +7,13 @@ use std::sync::Arc;
 use crate::reason::{Reason, ReasonCode};
 use crate::Message;
 
+#[cfg(feature = "axum")]
+mod axum;
 mod handshake;
+mod problem;
 
 pub use handshake::{TlsFailure, WebSocketFailure};
+pub use problem::Problem;
 
 /// What went wrong in a call, a connection or a stream.
 ///
@@ -229,6 +233,7 @@ impl std::error::Error for RemoteError {}
 /// }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Outcome {
     /// No byte of it left, and none will: safe to try again.

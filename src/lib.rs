@@ -77,7 +77,9 @@
 //! up. What was not sent is not sent; a subscription that nobody else wants is given up; a request frees its place.
 //!
 //! **… when a subscriber is slow.** Nobody else notices. Its stream holds a fixed number of messages
-//! ([`Options::stream_capacity`]), then loses the oldest, and says how many in its next item.
+//! ([`Options::stream_capacity`]), then loses the oldest, and says how many in its next item. One that must lose nothing
+//! chooses to acknowledge its messages as it takes them, or one by one ([`Acks`]): the broker then keeps what it has no
+//! room for, and sends again what was not acknowledged.
 //!
 //! **… at the end.** [`Agent::drain`] finishes what was accepted, within a deadline, and reports the rest;
 //! [`Agent::close`] ends at once; dropping the last handle sends what was accepted and then disconnects. Everyone who
@@ -93,6 +95,9 @@
 //!
 //! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
 //! own (feature `blocking`).
+//!
+//! **In a web server.** [`Error::http_status`] and [`Error::problem`] say what to answer with, and with the feature `axum` a
+//! handler returns the [`Error`] itself.
 //!
 //! **In tests.** [`testing`] has a broker in the process, devices that answer as they are told, and a faulty line (feature
 //! `testing`).
@@ -171,6 +176,7 @@ mod router;
 pub mod rpc;
 mod serve;
 mod session;
+mod siblings;
 mod state;
 mod stats;
 mod subscribe;
@@ -186,7 +192,7 @@ pub use agent::Agent;
 pub use brokers::{Brokers, BrokersState, BrokersSubscription};
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
-pub use error::{Error, ErrorKind, Outcome, Refusal, RemoteError, TlsFailure, WebSocketFailure};
+pub use error::{Error, ErrorKind, Outcome, Problem, Refusal, RemoteError, TlsFailure, WebSocketFailure};
 pub use histogram::Histogram;
 #[cfg(feature = "json")]
 pub use json::Json;
@@ -200,7 +206,7 @@ pub use request::{Progress, Replies, Request, RequestEach, RequestFuture, Reques
 pub use serve::{IncomingRequest, IntoReply, ReplyBody, Serve, Service, ServiceStats};
 pub use state::State;
 pub use stats::Stats;
-pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
+pub use subscribe::{Acks, IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
 pub use terms::{Terms, Version};
 pub use topic::{Filter, Topic};
 pub use transport::{Endpoint, Scheme};

@@ -76,6 +76,7 @@ pub struct Options {
     pub(crate) stream_capacity: usize,
     pub(crate) reply_linger: Duration,
     pub(crate) reconnect: Arc<dyn ReconnectPolicy>,
+    pub(crate) holds: Option<usize>,
     #[cfg(feature = "trace-context")]
     trace_context: Option<trace_context::TraceContext>,
 }
@@ -352,6 +353,12 @@ impl Options {
         self
     }
 
+    /// For the session of a subscription that acknowledges late: how many messages may wait for that.
+    pub(crate) fn holding(mut self, holds: impl Into<Option<usize>>) -> Self {
+        self.holds = holds.into();
+        self
+    }
+
     /// Connects, and returns once the broker has accepted (CONNACK); the same as [`Agent::connect`] with these options.
     ///
     /// # Cancel safety
@@ -433,6 +440,7 @@ impl From<Endpoint> for Options {
             stream_capacity: 1024,
             reply_linger: Duration::from_secs(30),
             reconnect: Arc::new(Backoff::default()),
+            holds: None,
             #[cfg(feature = "trace-context")]
             trace_context: None,
         }

@@ -1,10 +1,12 @@
 //! A broker that only acknowledges: what is measured against it is the client.
 //!
 //! It speaks raw MQTT 3.1.1 on blocking sockets, one thread per connection, and answers all packets of one read with one
-//! write. It shares no code with the crate under test. Three topics are special:
+//! write. It shares no code with the crate under test. Some topics are special:
 //!
 //! - a PUBLISH to `<x>/rpc` is answered, as a device would, by the same payload on `<x>/rpc/res`;
 //! - a PUBLISH to `flood/<n>` is answered by n PUBLISHes of 64 bytes on `flood/data`;
+//! - a PUBLISH to `spread/<m>/<n>` is answered by n of them on `spread/0/data` to `spread/<m-1>/data`, each in its turn
+//!   in an order that no cache can guess;
 //! - nothing else is delivered to anyone; it is counted, see [`NullBroker::wait_published`].
 
 use std::io::{ErrorKind, Read, Write};
@@ -220,7 +222,16 @@ impl<'a> Connection<'a> {
             encode_publish(&mut self.replies, &[topic, b"/res"], payload);
         } else if let Some(count) = topic.strip_prefix(b"flood/") {
             let count = std::str::from_utf8(count).ok().and_then(|digits| digits.parse().ok());
-            self.flood(count.unwrap_or(0))?;
+            let topic = FLOOD_TOPIC.to_owned();
+            self.flood(std::iter::once(topic), count.unwrap_or(0))?;
+        } else if let Some(numbers) = topic.strip_prefix(b"spread/") {
+            let numbers = std::str::from_utf8(numbers).ok().and_then(|numbers| numbers.split_once('/'));
+            let parsed = numbers.and_then(|(topics, count)| Some((topics.parse::<usize>().ok()?, count.parse().ok()?)));
+            if let Some((topics, count)) = parsed {
+                // Any step that has no factor in common with the number of topics visits each of them.
+                let step = (topics * 5 / 8..).find(|step| greatest_common_divisor(*step, topics) == 1).unwrap_or(1);
+                self.flood((0..topics).map(|n| format!("spread/{}/data", n * step % topics)), count)?;
+            }
         }
         Ok(())
     }
@@ -242,16 +253,23 @@ impl<'a> Connection<'a> {
         self.replies.splice(header + 1..header + 2, encoded);
     }
 
-    fn flood(&mut self, mut count: usize) -> std::io::Result<()> {
+    /// `count` messages on these topics in turn, with one write for as many as a buffer holds.
+    fn flood(&mut self, topics: impl Iterator<Item = String>, mut count: usize) -> std::io::Result<()> {
         self.flush()?;
-        let mut batch = Vec::with_capacity(BUFFER);
-        encode_publish(&mut batch, &[FLOOD_TOPIC.as_bytes()], &FLOOD_PAYLOAD);
-        let packet = batch.len();
-        let per_batch = BUFFER / packet;
-        let batch = batch.repeat(per_batch);
+        let mut packets = Vec::new();
+        let mut ends = vec![0];
+        for topic in topics {
+            encode_publish(&mut packets, &[topic.as_bytes()], &FLOOD_PAYLOAD);
+            ends.push(packets.len());
+        }
+        let times = (BUFFER / packets.len()).max(1);
+        let (length, packets) = (packets.len(), packets.repeat(times));
+        ends = (0..times).flat_map(|time| ends[1..].iter().map(move |end| time * length + end)).collect();
         while count > 0 {
-            let now = count.min(per_batch);
-            write_all(&self.socket, &batch[..now * packet])?;
+            let now = count.min(ends.len());
+            for part in packets[..ends[now - 1]].chunks(BUFFER) {
+                write_all(&self.socket, part)?;
+            }
             count -= now;
         }
         Ok(())
@@ -267,6 +285,13 @@ fn write_all(mut socket: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    match b {
+        0 => a,
+        b => greatest_common_divisor(b, a % b),
+    }
 }
 
 /// The sizes of the fixed header and of the rest of the packet, once all of it has arrived.
