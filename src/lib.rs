@@ -29,6 +29,9 @@
 //! # }
 //! ```
 //!
+//! The package also holds a manual, in `docs/manual`: from the first program to production, with tables of outcomes,
+//! promises, options and symptoms.
+//!
 //! # Many devices at once
 //!
 //! A call is a future like any other. They share one connection, and the calls to different devices do not wait for
@@ -214,7 +217,32 @@ pub use transport::{Endpoint, Scheme};
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls", feature = "tls-ring", feature = "tls-no-provider"))))]
 pub use tokio_rustls::rustls;
 
-/// The examples of the README, compiled.
+/// The examples of the pages, compiled. One module each, so that a failure names its page.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    macro_rules! pages {
+        ($($name:ident $path:literal,)*) => {$(
+            #[doc = include_str!($path)]
+            mod $name {}
+        )*};
+    }
+
+    pages! {
+        readme "../README.md",
+        manual "../docs/manual/README.md",
+        connecting "../docs/manual/connecting.md",
+        publishing "../docs/manual/publishing.md",
+        subscribing "../docs/manual/subscribing.md",
+        requests "../docs/manual/requests.md",
+        serving "../docs/manual/serving.md",
+        sync "../docs/manual/sync.md",
+        brokers "../docs/manual/brokers.md",
+        promises "../docs/manual/promises.md",
+        testing "../docs/manual/testing.md",
+        observability "../docs/manual/observability.md",
+        tuning "../docs/manual/tuning.md",
+        paho_python "../docs/migrating/paho-python.md",
+        event_loop "../docs/migrating/event-loop.md",
+        mqtt_async_client "../docs/migrating/mqtt-async-client.md",
+    }
+}
