@@ -159,6 +159,7 @@ mod command;
 mod connection;
 mod dial;
 mod error;
+mod events;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -190,25 +190,27 @@ impl Publish {
     /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic) and
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) for a message that cannot be sent.
     pub fn try_send(self) -> Result<(), Error> {
-        let (publish, expires) = self.check()?;
-        let share = self.agent.take_share(weight(&publish))?;
+        let offline = self.offline;
+        let (agent, publish, expires) = self.check()?;
+        let share = agent.take_share(weight(&publish))?;
         let command = command::Publish {
             publish,
             expires,
-            offline: self.offline,
+            offline,
             // Nothing else ends it.
             deadline: expires,
             reply: None,
             share: Some(share),
         };
-        self.agent.try_command(Command::Publish(command))
+        agent.try_command(Command::Publish(command))
     }
 
-    /// The message, and when it expires.
-    fn check(&self) -> Result<(wire::Publish, Option<Instant>), Error> {
-        let (topic, properties) = (self.topic.clone()?, self.properties.clone());
-        let publish = self.content.clone().publish(topic, self.qos, self.retain, properties, self.agent.options())?;
-        Ok((publish, self.properties.message_expiry.map(deadline_after)))
+    /// Whose it is, the message, and when it expires.
+    fn check(self) -> Result<(Agent, wire::Publish, Option<Instant>), Error> {
+        let Self { agent, topic, content, qos, retain, properties, .. } = self;
+        let expires = properties.message_expiry.map(deadline_after);
+        let publish = content.publish(topic?, qos, retain, properties, agent.options())?;
+        Ok((agent, publish, expires))
     }
 }
 
@@ -217,22 +219,17 @@ impl IntoFuture for Publish {
     type IntoFuture = PublishFuture;
 
     fn into_future(self) -> PublishFuture {
-        let (publish, expires) = match self.check() {
+        let (timeout, offline) = (self.timeout, self.offline);
+        let (agent, publish, expires) = match self.check() {
             Ok(checked) => checked,
             Err(error) => return PublishFuture(Call::refused(error)),
         };
-        let deadline = deadline_after(self.timeout);
+        let deadline = deadline_after(timeout);
         let deadline = expires.map_or(deadline, |expires| deadline.min(expires));
         let (reply, answer) = Reply::channel();
-        let command = command::Publish {
-            publish,
-            expires,
-            offline: self.offline,
-            deadline: Some(deadline),
-            reply: Some(reply),
-            share: None,
-        };
-        PublishFuture(Call::new(self.agent.into_shared(), Command::Publish(command), answer, deadline))
+        let command =
+            command::Publish { publish, expires, offline, deadline: Some(deadline), reply: Some(reply), share: None };
+        PublishFuture(Call::new(agent.into_shared(), Command::Publish(command), answer, deadline))
     }
 }
 
