@@ -15,8 +15,8 @@ use crate::clients::{agent, azure, event_loop, mqtt5, socket, Client, Device};
 use crate::heap;
 use crate::work::Work;
 
-/// Serves one client until standard input ends. An unknown name is `false`.
-pub(crate) fn serve(name: &str, broker: SocketAddr) -> bool {
+/// Serves one client until standard input ends.
+pub(crate) fn serve(name: &str, broker: SocketAddr) -> ! {
     match name {
         "agent-311" => run::<agent::OnV311>(broker),
         "agent-5" => run::<agent::OnV5>(broker),
@@ -24,12 +24,11 @@ pub(crate) fn serve(name: &str, broker: SocketAddr) -> bool {
         "event-loop" => run::<event_loop::Loop>(broker),
         "azure" => run::<azure::Azure>(broker),
         "mqtt5" => run::<mqtt5::Mqtt5>(broker),
-        _ => return false,
+        _ => panic!("there is no client {name}"),
     }
-    true
 }
 
-fn run<C: Client>(broker: SocketAddr) {
+fn run<C: Client>(broker: SocketAddr) -> ! {
     // More workers than cores would measure how they take the core from each other.
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(2);
     let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build().expect("a runtime");
@@ -52,6 +51,8 @@ fn run<C: Client>(broker: SocketAddr) {
             Err(_) => say("failed"),
         }
     }
+    // Some clients have threads that the runtime would wait for, and do not end.
+    std::process::exit(0);
 }
 
 struct Done {

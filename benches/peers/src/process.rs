@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{channel, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::work::Work;
 
@@ -36,6 +36,8 @@ pub(crate) struct Process {
 
 /// The longest that one piece of work may take.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// How long it may take to end.
+const ENDING: Duration = Duration::from_secs(10);
 
 impl Process {
     /// Returns when it is connected; None if it cannot be.
@@ -92,10 +94,13 @@ impl Process {
         Some(line.trim().trim_end_matches(" kB").parse::<f64>().ok()? / 1024.0)
     }
 
-    /// Ends it in order and waits for that; what it wrote to standard error is nobody's.
+    /// Ends it in order, so that what looks at it can write its results; `drop` ends one that does not.
     pub(crate) fn finish(mut self) {
         drop(self.stdin.take());
-        let _ = self.child.wait();
+        let start = Instant::now();
+        while start.elapsed() < ENDING && matches!(self.child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
