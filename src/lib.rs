@@ -114,8 +114,9 @@
 //! to a request that nobody is there for ([`ErrorKind::NoResponders`]). What only MQTT 5 can do is an
 //! [`ErrorKind::Unsupported`] on a connection of an earlier version, and never dropped without a word.
 //!
-//! **Overlapping filters**, such as `a/#` and `a/+`, give each subscriber one copy of a message with MQTT 5, by its
-//! subscription identifiers, which the agent sets and reads by itself.
+//! **Overlapping filters**, such as `a/+` and `+/b`, give each subscriber one copy of a message with MQTT 5, by its
+//! subscription identifiers, which the agent sets and reads by itself. Before that, one copy where one filter covers the
+//! other, as `a/#` does `a/+`; else as many as the broker sends.
 //!
 //! # Ways to a broker
 //!
@@ -136,7 +137,7 @@
 //!   program installs or hands in ([`Options::crypto_provider`]). Where several are on, the first of them counts.
 //! - `websocket` (default): `ws` and `wss`.
 //! - `proxy`: HTTP CONNECT and SOCKS5.
-//! - `serde`: `Deserialize` for [`Options`].
+//! - `serde`: `Deserialize` for [`Options`], `Serialize` for [`Problem`]. `axum`: an [`Error`] is an answer of a handler.
 //! - `json`: JSON payloads, and the conventions of devices that speak it. `trace-context`: W3C `traceparent` in user
 //!   properties.
 //! - `blocking`: the same verbs without async. `metrics`: counters and histograms for the facade of that name. `testing`:
