@@ -39,8 +39,7 @@ pub(crate) struct Actor {
     failures: u32,
     /// The number of the endpoint to try first: the first one, unless a connection to an earlier one died young.
     next_endpoint: usize,
-    /// Whoever waits for the first connection; its failure is then the end.
-    first: Option<Reply<()>>,
+    first: Option<First>,
     was_connected: bool,
     timer: Pin<Box<Sleep>>,
     /// Why it ends, where nobody asked for that.
@@ -53,6 +52,13 @@ enum Link {
     Dialing(Pin<Box<dyn Future<Output = Result<Dialed, Error>> + Send>>),
     Up { connection: Box<Connection>, endpoint: Endpoint, index: usize, since: Instant, undecoded: bool },
     Waiting { until: Instant },
+}
+
+/// Whoever waits for the first connection, and would rather have the agent end than wait for ever.
+pub(crate) struct First {
+    pub(crate) reply: Reply<()>,
+    /// Only a refusal by the broker is the end, not a broker that cannot be reached.
+    pub(crate) is_patient: bool,
 }
 
 /// What the handle keeps of the channels.
@@ -84,7 +90,7 @@ impl Actor {
         options: Arc<Options>,
         counters: Arc<Counters>,
         allowance: Arc<Allowance>,
-        first: Option<Reply<()>>,
+        first: Option<First>,
     ) -> (Self, Lanes) {
         let (commands, commands_in) = mpsc::channel(COMMANDS);
         let (notices, notices_in) = mpsc::unbounded_channel();
@@ -250,7 +256,7 @@ impl Actor {
         self.link = Link::Up { connection: Box::new(connection), endpoint, index, since: now, undecoded: true };
         self.state.send_replace(connected);
         if let Some(first) = self.first.take() {
-            first.send(Ok(()));
+            first.reply.send(Ok(()));
         }
     }
 
@@ -276,9 +282,10 @@ impl Actor {
         }
         self.failures = self.failures.saturating_add(1);
         let lost = Lost { reason: error.clone(), attempt: self.failures };
-        let delay = match self.first.is_some() {
-            true => None,
-            false => self.options.reconnect.delay(&lost),
+        let is_refused = matches!(error.kind(), ErrorKind::Refused(_));
+        let delay = match &self.first {
+            Some(first) if is_refused || !first.is_patient => None,
+            _ => self.options.reconnect.delay(&lost),
         };
         let delay = delay.map(|delay| delay.clamp(SHORTEST_DELAY, FAR));
         self.tell_lost(&lost, delay);
@@ -290,8 +297,8 @@ impl Actor {
             None => self.end = Some(error.clone()),
         }
         self.session.handle_disconnected(now);
-        if let Some(first) = self.first.take() {
-            first.send(Err(error));
+        if let Some(first) = self.first.take_if(|_| retry_at.is_none()) {
+            first.reply.send(Err(error));
         }
         retry_at.is_some()
     }
@@ -366,7 +373,7 @@ fn poll_input(
         read?;
         session.handle_received(now);
     }
-    while *packets > 0 {
+    while *packets > 0 && session.wants_read() {
         let Some(inbound) = connection.codec.decode(&mut connection.input)? else {
             *undecoded = false;
             return Ok(true);

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::watch;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::actor::{Actor, Lanes};
+use crate::actor::{Actor, First, Lanes};
 use crate::allowance::{Allowance, Share};
 use crate::call::deadline_after;
 use crate::collect::Collect;
@@ -21,6 +21,7 @@ use crate::options::Options;
 use crate::publish::Publish;
 use crate::request::{Request, RequestEach};
 use crate::serve::{IncomingRequest, IntoReply, Serve};
+use crate::siblings::Siblings;
 use crate::state::State;
 use crate::stats::{Counters, Stats};
 use crate::subscribe::{IntoFilters, Subscribe};
@@ -34,6 +35,20 @@ use crate::{Error, QoS, Topic};
 /// When the last handle is dropped, what was accepted is still sent and acknowledged (for at most the agent's
 /// [`timeout`](Options::timeout)), then the agent disconnects. A [`Subscription`](crate::Subscription) is no handle; a
 /// call that is being awaited is.
+///
+/// ```no_run
+/// use mqtt_agent::{Agent, Error};
+///
+/// /// Cloned, it goes wherever it is needed; all clones are one agent.
+/// async fn example() -> Result<(), Error> {
+///     let agent = Agent::connect("mqtt://localhost").await?;
+///     let clone = agent.clone();
+///     let task = tokio::spawn(async move { clone.publish("devices/42/led", "on").await });
+///     agent.publish("devices/43/led", "on").await?;
+///     task.await.expect("it does not panic")?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Agent {
     shared: Arc<Shared>,
@@ -46,6 +61,8 @@ pub(crate) struct Shared {
     options: Arc<Options>,
     counters: Arc<Counters>,
     requests: AtomicU64,
+    siblings: Arc<Siblings>,
+    runtime: Handle,
     /// Tells the correlation data of this agent from that of earlier ones with the same reply topic.
     nonce: u64,
 }
@@ -79,6 +96,7 @@ impl Agent {
         O::Error: Into<Error>,
     {
         let (first, connected) = Reply::channel();
+        let first = First { reply: first, is_patient: false };
         let agent = Self::start(options.try_into().map_err(Into::into)?, Some(first))?;
         connected.await.unwrap_or_else(|_| Err(Error::closed()))?;
         Ok(agent)
@@ -108,16 +126,28 @@ impl Agent {
         Options::from_url(url)
     }
 
-    fn start(options: Options, first: Option<Reply<()>>) -> Result<Self, Error> {
+    fn start(options: Options, first: Option<First>) -> Result<Self, Error> {
         options.check()?;
         let runtime = Handle::try_current().map_err(|_| Error::no_runtime())?;
+        Ok(Self::start_on(runtime, options, first))
+    }
+
+    /// An agent on the runtime of this one, from whatever thread.
+    pub(crate) fn start_beside(&self, options: Options, first: First) -> Result<Self, Error> {
+        options.check()?;
+        let runtime = self.shared.runtime.clone();
+        let _context = runtime.enter();
+        Ok(Self::start_on(runtime.clone(), options, Some(first)))
+    }
+
+    fn start_on(runtime: Handle, options: Options, first: Option<First>) -> Self {
         let options = Arc::new(options);
         let counters = Arc::new(Counters::default());
         let allowance = Arc::new(Allowance::new(options.max_queued, options.max_queued_bytes));
         let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first);
         runtime.spawn(actor.run());
-        let (requests, nonce) = (AtomicU64::new(0), fastrand::u64(..));
-        Ok(Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, nonce }) })
+        let (requests, siblings, nonce) = (AtomicU64::new(0), Arc::default(), fastrand::u64(..));
+        Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, siblings, runtime, nonce }) }
     }
 
     /// Publishes a message.
@@ -182,6 +212,23 @@ impl Agent {
     /// [`offline`](Subscribe::offline) says; filters that the agent holds already are asked for again at the next one,
     /// and nobody waits for that.
     ///
+    /// A slow subscriber loses the oldest messages and is told how many; [`acks`](Subscribe::acks) is for those that
+    /// must lose nothing. `$share/<group>/<filter>` spreads the messages of a filter over all members of the group, each
+    /// to one: the way to have many machines work on what is too much for one. The members are agents; subscribers to
+    /// it within one agent are one member, and each of them gets what that member gets.
+    ///
+    /// # Filters that match the same messages
+    ///
+    /// Each subscription gets a message once, whatever the number of its filters that match. But a broker may send a
+    /// message once for each of the agent's filters (MQTT-3.3.5-1), and in MQTT 3.1.1 nothing tells such a copy from
+    /// another message. So a filter that another one covers (`a/#` covers `a/b` and `a/+`) is not left subscribed at the
+    /// broker while that one is, at no lower QoS; it is subscribed again, and confirmed, before the other one leaves.
+    ///
+    /// What remains: filters that overlap and do not cover each other (`a/+` and `+/b`), or do at a lower QoS (`a/#` at
+    /// QoS 0, `a/b` at QoS 1). With a broker that sends a copy for each, every subscription that matches gets each copy;
+    /// with one that sends a single copy at the lowest QoS of them (mosquitto 2.0 does), a message may come at a lower
+    /// QoS than asked for. For the moment in which one filter takes over from another, the broker holds both.
+    ///
     /// # Cancel safety
     ///
     /// A call that is dropped leaves no subscription behind.
@@ -189,7 +236,9 @@ impl Agent {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidFilter`](crate::ErrorKind::InvalidFilter),
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) (no filter, a capacity out of bounds),
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) (no filter, a capacity out of bounds, a client
+    /// identifier that another subscription has), [`ErrorKind::Refused`](crate::ErrorKind::Refused) if it is to have a
+    /// session of its own ([`acks`](Subscribe::acks)) and the broker refuses that,
     /// [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) naming the filter, whereupon the others are
     /// given up too, [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), [`ErrorKind::Offline`](crate::ErrorKind::Offline),
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
@@ -257,8 +306,9 @@ impl Agent {
     /// request left; [`ErrorKind::Remote`](crate::ErrorKind::Remote) if the reply is an error (see
     /// [`Request::error_from`]), with the reply in [`Error::messages`];
     /// [`ErrorKind::NoResponders`](crate::ErrorKind::NoResponders) if the broker says that nobody is there;
-    /// [`ErrorKind::KeyInUse`](crate::ErrorKind::KeyInUse) if another call waits for the same reply; [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the
-    /// reply filter, [`ErrorKind::PublishRefused`](crate::ErrorKind::PublishRefused) if it refuses the message;
+    /// [`ErrorKind::KeyInUse`](crate::ErrorKind::KeyInUse) if another call waits for the same reply;
+    /// [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the reply filter,
+    /// [`ErrorKind::PublishRefused`](crate::ErrorKind::PublishRefused) if it refuses the message;
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) without a
     /// [`reply_to`](Request::reply_to) before MQTT 5, or [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
     /// where only the connection showed the version; [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
@@ -403,13 +453,16 @@ impl Agent {
         State::now(&self.shared.lanes.state)
     }
 
-    /// What the agent has done and holds.
+    /// What the agent has done and holds, the sessions of its subscriptions that acknowledge late
+    /// ([`Acks`](crate::Acks)) included.
     pub fn stats(&self) -> Stats {
-        self.shared.counters.snapshot()
+        self.shared.counters.snapshot().and(self.shared.siblings.stats())
     }
 
-    /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Returns what was not
-    /// finished; the callers of that got their errors. Without a connection it waits for one, within the same time.
+    /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Subscriptions that
+    /// acknowledge late ([`Acks`](crate::Acks)) get no more messages, and may finish and acknowledge those that they have.
+    /// Returns what was not finished; the callers of that got their errors. Without a connection it waits for one, within
+    /// the same time.
     ///
     /// # Cancel safety
     ///
@@ -433,10 +486,24 @@ impl Agent {
     }
 
     async fn end(&self, drain_until: Option<Instant>) -> Result<Unfinished, Error> {
+        // All are told before the first is waited for: that may be as long as a caller cares to.
+        let others: Vec<_> = self.shared.siblings.close().iter().map(|agent| agent.begin_end(drain_until)).collect();
+        let own = self.begin_end(drain_until);
+        let mut unfinished = own.await.unwrap_or_else(|_| Err(Error::closed()));
+        for other in others {
+            // One that had ended before left nothing unfinished.
+            if let Ok(Ok(more)) = other.await {
+                unfinished = unfinished.map(|unfinished| unfinished.and(more));
+            }
+        }
+        unfinished
+    }
+
+    fn begin_end(&self, drain_until: Option<Instant>) -> oneshot::Receiver<Result<Unfinished, Error>> {
         let (reply, answer) = Reply::channel();
-        let close = Notice::Close(Close { drain_until, reply });
-        self.shared.lanes.notices.send(close).map_err(|_| Error::closed())?;
-        answer.await.unwrap_or_else(|_| Err(Error::closed()))
+        // Not sent, it answers "closed".
+        let _ = self.shared.lanes.notices.send(Notice::Close(Close { drain_until, reply }));
+        answer
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -445,6 +512,19 @@ impl Agent {
 
     pub(crate) fn counters(&self) -> Arc<Counters> {
         self.shared.counters.clone()
+    }
+
+    pub(crate) fn siblings(&self) -> &Arc<Siblings> {
+        &self.shared.siblings
+    }
+
+    pub(crate) fn notices(&self) -> mpsc::UnboundedSender<Notice> {
+        self.shared.lanes.notices.clone()
+    }
+
+    /// Whether it has ended, whoever ended it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.lanes.commands.is_closed()
     }
 
     pub(crate) fn into_shared(self) -> Arc<Shared> {

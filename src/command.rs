@@ -1,5 +1,8 @@
 //! All that handles and the actor share: the commands, and the replies that cannot be forgotten.
 
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -24,13 +27,16 @@ pub(crate) enum Command {
 }
 
 /// What must reach the actor however full its lane of commands is, and what is sent from `Drop`, which can neither wait
-/// nor fail. There are never more of them than there were live subscriptions, requests and callers of `close`.
+/// nor fail. There are never more of them than there were live subscriptions, requests, held messages and callers of
+/// `close`.
 #[derive(Debug)]
 pub(crate) enum Notice {
     SubscriberGone(SubscriberKey),
     /// The same, from a caller that waits for the broker's UNSUBACK.
     Unsubscribe(SubscriberKey, Reply<()>),
     RequestGone(RequestId),
+    /// What became of a held message.
+    Settled(HoldId, Settled),
     Close(Close),
 }
 
@@ -127,6 +133,16 @@ pub(crate) struct Close {
 }
 
 /// What a drain left undone.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// let unfinished = agent.drain(std::time::Duration::from_secs(5)).await?;
+/// if !unfinished.is_empty() {
+///     eprintln!("{} publishes, {} requests", unfinished.publishes, unfinished.requests);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Unfinished {
@@ -135,12 +151,23 @@ pub struct Unfinished {
     pub publishes: usize,
     /// Requests that had no reply.
     pub requests: usize,
+    /// Messages of subscriptions that acknowledge late ([`Acks`](crate::Acks)) that were neither acknowledged nor
+    /// dropped. The broker sends them again to the next connection with a session that was kept.
+    pub unacknowledged: usize,
 }
 
 impl Unfinished {
     /// Whether everything was finished.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            publishes: self.publishes + other.publishes,
+            requests: self.requests + other.requests,
+            unacknowledged: self.unacknowledged + other.unacknowledged,
+        }
     }
 }
 
@@ -181,6 +208,61 @@ impl SubscriberGuard {
 impl Drop for SubscriberGuard {
     fn drop(&mut self) {
         let _ = self.notices.send(Notice::SubscriberGone(self.key));
+    }
+}
+
+/// Names a held message of one session; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct HoldId(pub(crate) u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// It may be acknowledged.
+    Acked,
+    /// Nobody has it any more, and nobody acknowledged it.
+    Left,
+}
+
+/// Keeps back the acknowledgement of one message. Tells the actor once what becomes of it: at the latest when the last
+/// share is dropped.
+pub(crate) struct Hold {
+    id: HoldId,
+    notices: mpsc::UnboundedSender<Notice>,
+    is_taken: AtomicBool,
+    is_settled: AtomicBool,
+}
+
+impl Hold {
+    pub(crate) fn new(id: HoldId, notices: mpsc::UnboundedSender<Notice>) -> Self {
+        Self { id, notices, is_taken: AtomicBool::new(false), is_settled: AtomicBool::new(false) }
+    }
+
+    /// The message may be acknowledged now.
+    pub(crate) fn ack(&self) {
+        self.settle(Settled::Acked);
+    }
+
+    /// The message may be acknowledged once nobody else has to take it: when the last share is dropped.
+    pub(crate) fn note_taken(&self) {
+        self.is_taken.store(true, Relaxed);
+    }
+
+    fn settle(&self, settled: Settled) {
+        if !self.is_settled.swap(true, Relaxed) {
+            let _ = self.notices.send(Notice::Settled(self.id, settled));
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.settle(if self.is_taken.load(Relaxed) { Settled::Acked } else { Settled::Left });
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hold").field(&self.id.0).finish()
     }
 }
 

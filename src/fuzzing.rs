@@ -640,6 +640,7 @@ impl World {
         assert!(held.acks <= MAX_ACKS, "{held:?}");
         assert!(held.published + held.released <= self.max_in_flight, "{held:?}");
         assert!(held.requests == held.requests_by_id && held.filters == held.routed, "{held:?}");
+        self.session.assert_covers();
     }
 
     /// Everyone leaves, and time passes: little may be left. A broker that answers all takes the rest.

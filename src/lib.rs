@@ -29,6 +29,9 @@
 //! # }
 //! ```
 //!
+//! The package also holds a manual, in `docs/manual`: from the first program to production, with tables of outcomes,
+//! promises, options and symptoms.
+//!
 //! # Many devices at once
 //!
 //! A call is a future like any other. They share one connection, and the calls to different devices do not wait for
@@ -74,7 +77,9 @@
 //! up. What was not sent is not sent; a subscription that nobody else wants is given up; a request frees its place.
 //!
 //! **… when a subscriber is slow.** Nobody else notices. Its stream holds a fixed number of messages
-//! ([`Options::stream_capacity`]), then loses the oldest, and says how many in its next item.
+//! ([`Options::stream_capacity`]), then loses the oldest, and says how many in its next item. One that must lose nothing
+//! chooses to acknowledge its messages as it takes them, or one by one ([`Acks`]): the broker then keeps what it has no
+//! room for, and sends again what was not acknowledged.
 //!
 //! **… at the end.** [`Agent::drain`] finishes what was accepted, within a deadline, and reports the rest;
 //! [`Agent::close`] ends at once; dropping the last handle sends what was accepted and then disconnects. Everyone who
@@ -91,6 +96,9 @@
 //! **Without async.** [`blocking::Agent`] has the same verbs for scripts, worker processes and tests, on a thread of its
 //! own (feature `blocking`).
 //!
+//! **In a web server.** [`Error::http_status`] and [`Error::problem`] say what to answer with, and with the feature `axum` a
+//! handler returns the [`Error`] itself.
+//!
 //! **In tests.** [`testing`] has a broker in the process, devices that answer as they are told, and a faulty line (feature
 //! `testing`).
 //!
@@ -106,8 +114,9 @@
 //! to a request that nobody is there for ([`ErrorKind::NoResponders`]). What only MQTT 5 can do is an
 //! [`ErrorKind::Unsupported`] on a connection of an earlier version, and never dropped without a word.
 //!
-//! **Overlapping filters**, such as `a/#` and `a/+`, give each subscriber one copy of a message with MQTT 5, by its
-//! subscription identifiers, which the agent sets and reads by itself.
+//! **Overlapping filters**, such as `a/+` and `+/b`, give each subscriber one copy of a message with MQTT 5, by its
+//! subscription identifiers, which the agent sets and reads by itself. Before that, one copy where one filter covers the
+//! other, as `a/#` does `a/+`; else as many as the broker sends.
 //!
 //! # Ways to a broker
 //!
@@ -128,7 +137,7 @@
 //!   program installs or hands in ([`Options::crypto_provider`]). Where several are on, the first of them counts.
 //! - `websocket` (default): `ws` and `wss`.
 //! - `proxy`: HTTP CONNECT and SOCKS5.
-//! - `serde`: `Deserialize` for [`Options`].
+//! - `serde`: `Deserialize` for [`Options`], `Serialize` for [`Problem`]. `axum`: an [`Error`] is an answer of a handler.
 //! - `json`: JSON payloads, and the conventions of devices that speak it. `trace-context`: W3C `traceparent` in user
 //!   properties.
 //! - `blocking`: the same verbs without async. `metrics`: counters and histograms for the facade of that name. `testing`:
@@ -169,6 +178,7 @@ mod router;
 pub mod rpc;
 mod serve;
 mod session;
+mod siblings;
 mod state;
 mod stats;
 mod subscribe;
@@ -184,7 +194,7 @@ pub use agent::Agent;
 pub use brokers::{Brokers, BrokersState, BrokersSubscription};
 pub use collect::{Collect, CollectFuture};
 pub use command::Unfinished;
-pub use error::{Error, ErrorKind, Outcome, Refusal, RemoteError, TlsFailure, WebSocketFailure};
+pub use error::{Error, ErrorKind, Outcome, Problem, Refusal, RemoteError, TlsFailure, WebSocketFailure};
 pub use histogram::Histogram;
 #[cfg(feature = "json")]
 pub use json::Json;
@@ -198,7 +208,7 @@ pub use request::{Progress, Replies, Request, RequestEach, RequestFuture, Reques
 pub use serve::{IncomingRequest, IntoReply, ReplyBody, Serve, Service, ServiceStats};
 pub use state::State;
 pub use stats::Stats;
-pub use subscribe::{IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
+pub use subscribe::{Acks, IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};
 pub use terms::{Terms, Version};
 pub use topic::{Filter, Topic};
 pub use transport::{Endpoint, Scheme};
@@ -208,7 +218,32 @@ pub use transport::{Endpoint, Scheme};
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls", feature = "tls-ring", feature = "tls-no-provider"))))]
 pub use tokio_rustls::rustls;
 
-/// The examples of the README, compiled.
+/// The examples of the pages, compiled. One module each, so that a failure names its page.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    macro_rules! pages {
+        ($($name:ident $path:literal,)*) => {$(
+            #[doc = include_str!($path)]
+            mod $name {}
+        )*};
+    }
+
+    pages! {
+        readme "../README.md",
+        manual "../docs/manual/README.md",
+        connecting "../docs/manual/connecting.md",
+        publishing "../docs/manual/publishing.md",
+        subscribing "../docs/manual/subscribing.md",
+        requests "../docs/manual/requests.md",
+        serving "../docs/manual/serving.md",
+        sync "../docs/manual/sync.md",
+        brokers "../docs/manual/brokers.md",
+        promises "../docs/manual/promises.md",
+        testing "../docs/manual/testing.md",
+        observability "../docs/manual/observability.md",
+        tuning "../docs/manual/tuning.md",
+        paho_python "../docs/migrating/paho-python.md",
+        event_loop "../docs/migrating/event-loop.md",
+        mqtt_async_client "../docs/migrating/mqtt-async-client.md",
+    }
+}

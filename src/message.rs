@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::command::Hold;
 use crate::properties::Properties;
 use crate::wire::Incoming;
 use crate::Topic;
@@ -23,12 +24,16 @@ pub enum QoS {
     ExactlyOnce = 2,
 }
 
-/// A message that arrived. Cloning it costs one reference count.
+/// A message that arrived. Cloning it costs a reference count.
 ///
 /// The payload shares the buffer it was read into; a message that is kept for long keeps that buffer (at most 64 KiB,
 /// or the message's own size where that is more).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Message(Arc<Inner>);
+#[derive(Clone)]
+pub struct Message {
+    inner: Arc<Inner>,
+    /// Of a message that is not acknowledged yet.
+    hold: Option<Arc<Hold>>,
+}
 
 #[derive(PartialEq, Eq)]
 struct Inner {
@@ -43,17 +48,47 @@ struct Inner {
 impl Message {
     pub(crate) fn new(incoming: Incoming) -> Self {
         let Incoming { topic, payload, qos, retain: retained, dup: duplicate, properties, .. } = incoming;
-        Self(Arc::new(Inner { topic, payload, qos, retained, duplicate, properties }))
+        Self { inner: Arc::new(Inner { topic, payload, qos, retained, duplicate, properties }), hold: None }
+    }
+
+    /// The same message, to be acknowledged when it is taken or when its receiver says so.
+    pub(crate) fn with_hold(mut self, hold: Hold) -> Self {
+        self.hold = Some(Arc::new(hold));
+        self
+    }
+
+    /// Notes that a receiver took it, and parts it from what keeps its acknowledgement back.
+    pub(crate) fn take(&mut self) {
+        if let Some(hold) = self.hold.take() {
+            hold.note_taken();
+        }
+    }
+
+    /// Acknowledges a message of a subscription with [`Acks::Manual`](crate::Acks::Manual): the broker will not send it
+    /// again. Returns at once; the acknowledgement goes out when those of all messages that came before it have
+    /// (MQTT-4.6.0-2, MQTT-4.6.0-3).
+    ///
+    /// Does nothing for any other message, for one that is acknowledged already, by a clone of it too, and after the
+    /// connection it came by was lost: the broker then sends it again, as a message of its own.
+    ///
+    /// A message that is dropped without this stays unacknowledged. Those behind it wait with it, so that the
+    /// subscription comes to a halt when its [`capacity`](crate::Subscribe::capacity) or the broker's window is full; the
+    /// broker sends all of them again on the next connection, if it keeps the session
+    /// ([`Options::clean_session`](crate::Options::clean_session)). To give a message up, acknowledge it.
+    pub fn ack(&self) {
+        if let Some(hold) = &self.hold {
+            hold.ack();
+        }
     }
 
     /// The topic it was published to.
     pub fn topic(&self) -> &Topic {
-        &self.0.topic
+        &self.inner.topic
     }
 
     /// The payload, as it was published.
     pub fn payload(&self) -> &Bytes {
-        &self.0.payload
+        &self.inner.payload
     }
 
     /// The payload as text.
@@ -62,41 +97,50 @@ impl Message {
     ///
     /// The payload is not UTF-8.
     pub fn text(&self) -> Result<&str, Utf8Error> {
-        std::str::from_utf8(&self.0.payload)
+        std::str::from_utf8(&self.inner.payload)
     }
 
     /// The quality of service of this delivery: the lower of the publisher's and the subscription's.
     pub fn qos(&self) -> QoS {
-        self.0.qos
+        self.inner.qos
     }
 
     /// Whether the broker had kept it as the topic's retained message and sent it because of a new subscription
     /// (MQTT-3.3.1-8). A message published while the subscription lives is not marked, retained or not, unless
     /// [`Subscribe::retain_as_published`](crate::Subscribe::retain_as_published) asks for that.
     pub fn is_retained(&self) -> bool {
-        self.0.retained
+        self.inner.retained
     }
 
     /// What MQTT 5 lets a message carry besides its payload; nothing on a connection of an earlier version.
     pub fn properties(&self) -> &Properties {
-        self.0.properties.as_deref().unwrap_or(Properties::NONE)
+        self.inner.properties.as_deref().unwrap_or(Properties::NONE)
     }
 
     /// Whether the broker marked this delivery as a possible repetition (the DUP flag; only at QoS 1 and 2).
     pub fn is_duplicate(&self) -> bool {
-        self.0.duplicate
+        self.inner.duplicate
     }
 }
+
+/// By what was published, and how.
+impl PartialEq for Message {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner == other.inner
+    }
+}
+
+impl Eq for Message {}
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The payload may be a secret or a megabyte: its length is enough.
         f.debug_struct("Message")
-            .field("topic", &self.0.topic.as_str())
-            .field("payload_bytes", &self.0.payload.len())
-            .field("qos", &self.0.qos)
-            .field("retained", &self.0.retained)
-            .field("duplicate", &self.0.duplicate)
+            .field("topic", &self.inner.topic.as_str())
+            .field("payload_bytes", &self.inner.payload.len())
+            .field("qos", &self.inner.qos)
+            .field("retained", &self.inner.retained)
+            .field("duplicate", &self.inner.duplicate)
             .finish()
     }
 }

@@ -76,11 +76,22 @@ pub struct Options {
     pub(crate) stream_capacity: usize,
     pub(crate) reply_linger: Duration,
     pub(crate) reconnect: Arc<dyn ReconnectPolicy>,
+    pub(crate) holds: Option<usize>,
     #[cfg(feature = "trace-context")]
     trace_context: Option<trace_context::TraceContext>,
 }
 
 /// What a call does while there is no connection.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::Offline;
+///
+/// agent.publish("metrics/load", "0.7").offline(Offline::Queue).await?; // sent when there is a connection
+/// agent.publish("door/1/cmd", "open").offline(Offline::Fail).await?; // now or not at all
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Offline {
@@ -342,7 +353,17 @@ impl Options {
         self
     }
 
-    /// Connects; the same as [`Agent::connect`] with these options.
+    /// For the session of a subscription that acknowledges late: how many messages may wait for that.
+    pub(crate) fn holding(mut self, holds: impl Into<Option<usize>>) -> Self {
+        self.holds = holds.into();
+        self
+    }
+
+    /// Connects, and returns once the broker has accepted (CONNACK); the same as [`Agent::connect`] with these options.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Agent::connect`].
     ///
     /// # Errors
     ///
@@ -351,7 +372,7 @@ impl Options {
         Agent::connect(self).await
     }
 
-    /// Connects in the background; the same as [`Agent::connect_lazy`] with these options.
+    /// Returns at once and connects in the background; the same as [`Agent::connect_lazy`] with these options.
     ///
     /// # Errors
     ///
@@ -419,6 +440,7 @@ impl From<Endpoint> for Options {
             stream_capacity: 1024,
             reply_linger: Duration::from_secs(30),
             reconnect: Arc::new(Backoff::default()),
+            holds: None,
             #[cfg(feature = "trace-context")]
             trace_context: None,
         }

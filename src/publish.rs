@@ -49,6 +49,17 @@ pub struct Publish {
 }
 
 /// How far a publish got when its call returned without an error.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::Delivery;
+///
+/// if agent.publish("alarms/door", "open").await? == Delivery::NoSubscribers {
+///     eprintln!("nobody listens");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Delivery {

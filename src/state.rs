@@ -1,5 +1,6 @@
 //! What an agent is doing about its connection.
 
+use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -8,6 +9,22 @@ use tokio::time::Instant;
 use crate::{Endpoint, Error, Terms};
 
 /// The state of an agent's connection; watched through [`Agent::state`](crate::Agent::state).
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) {
+/// use mqtt_agent::State;
+///
+/// let mut state = agent.state();
+/// while state.changed().await.is_ok() {
+///     match &*state.borrow() {
+///         State::Connected { endpoint, terms, .. } => println!("{endpoint}, {:?}", terms.version),
+///         State::Disconnected { reason, .. } => println!("no connection: {reason}"),
+///         State::Closed { .. } => println!("the end"),
+///         _ => {}
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum State {
@@ -55,5 +72,31 @@ impl State {
     /// Whether the agent has ended.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed { .. })
+    }
+}
+
+/// For a log line or a page: what it is doing, and why it is not connected.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Connected { .. } => f.write_str("connected"),
+            Self::Disconnected { reason, .. } => write!(f, "disconnected: {reason}"),
+            Self::Closed { reason: Some(reason) } => write!(f, "closed: {reason}"),
+            Self::Closed { reason: None } => f.write_str("closed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_says_why_there_is_no_connection() {
+        let disconnected = State::Disconnected { reason: Error::offline(), retry_at: Instant::now() };
+        assert_eq!(disconnected.to_string(), format!("disconnected: {}", Error::offline()));
+        assert_eq!(State::Connecting.to_string(), "connecting");
+        assert_eq!(State::Closed { reason: None }.to_string(), "closed");
     }
 }

@@ -49,6 +49,13 @@ macro_rules! counters {
                     .into_iter()
             }
         }
+
+        impl Stats {
+            /// With what a session counted that neither publishes nor requests, so that its times are none.
+            pub(crate) fn and(self, other: Self) -> Self {
+                Self { $($name: self.$name + other.$name,)* ..self }
+            }
+        }
     };
 }
 

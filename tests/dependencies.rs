@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// All that is for more than tests.
-const ALL: [&str; 2] = ["--features", "blocking,json,metrics,proxy,serde,tls-ring,trace-context"];
+const ALL: [&str; 2] = ["--features", "axum,blocking,json,metrics,proxy,serde,tls-ring,trace-context"];
 const PAGE: &str = include_str!("../docs/dependencies.md");
 
 #[test]

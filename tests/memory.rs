@@ -13,7 +13,7 @@ use std::thread;
 
 use cap::Cap;
 use futures::future::join_all;
-use mqtt_agent::{Lost, Options, QoS, Stats};
+use mqtt_agent::{Acks, Lost, Options, QoS, Stats};
 use support::{millis, mosquitto_or_skip, secs, within, MosquittoConfig, Proxy, Scripted};
 use tokio::time::sleep;
 
@@ -204,6 +204,8 @@ async fn burst(agent: &mqtt_agent::Agent, line: &Proxy) {
     let call = |n: usize| agent.request(format!("echo/{n}"), "x").reply_to(format!("echo/{n}")).into_future();
     let calls = join_all((0..2000).map(call).collect::<Vec<_>>());
     let streams = join_all((0..500).map(|n| agent.subscribe(format!("stream/{n}/+")).into_future()));
+    // Each with a connection and a task of its own.
+    let late = join_all((0..20).map(|n| agent.subscribe(format!("late/{n}")).acks(Acks::OnTake).into_future()));
     let given_up = (0..2000).map(|n| agent.request("nobody", "x").reply_to(format!("never/{n}")).timeout(millis(50)));
     let given_up = join_all(given_up.map(IntoFuture::into_future));
     let cuts = async {
@@ -212,11 +214,11 @@ async fn burst(agent: &mqtt_agent::Agent, line: &Proxy) {
             line.cut().await;
         }
     };
-    let (_, calls, streams, given_up, ()) = tokio::join!(publishes, calls, streams, given_up, cuts);
+    let (_, calls, streams, late, given_up, ()) = tokio::join!(publishes, calls, streams, late, given_up, cuts);
     assert!(calls.iter().all(Result::is_ok));
-    assert!(streams.iter().all(Result::is_ok));
+    assert!(streams.iter().chain(&late).all(Result::is_ok));
     assert!(given_up.iter().all(Result::is_err));
-    drop(streams);
+    drop((streams, late));
     let is_empty = |stats: Stats| {
         [stats.queued, stats.in_flight, stats.pending_requests, stats.filters, stats.subscribers] == [0; 5]
     };

@@ -99,6 +99,7 @@ impl NullBroker {
 
 /// Connects to another broker and does there what the null broker does by itself: answers requests, and floods. Returns
 /// when that is ready; ends with the connection.
+#[allow(dead_code, reason = "not every bench has a broker of another kind")]
 pub(crate) fn serve_devices(broker: SocketAddr, core: Option<usize>) -> std::io::Result<()> {
     // MQTT 5, clean start, no keep alive, client id "device"; then four filters, each without what it publishes itself.
     const CONNECT: &[u8] = b"\x10\x13\0\x04MQTT\x05\x02\0\0\0\0\x06device";

@@ -9,8 +9,8 @@ use super::runner::Runner;
 use super::Subscription;
 use crate::rpc::Correlation;
 use crate::{
-    Collect, Delivery, Error, Filter, Message, Offline, Properties, Publish, QoS, RemoteError, Request, RequestMany,
-    Retained, Subscribe, Topic,
+    Acks, Collect, Delivery, Error, Filter, Message, Offline, Properties, Publish, QoS, RemoteError, Request,
+    RequestMany, Retained, Subscribe, Topic,
 };
 
 /// A call about to be made: the settings of the async builder, and [`wait`](Self::wait) to make it.
@@ -52,7 +52,7 @@ settings! {
     Subscribe:
         qos(qos: QoS), retained(retained: Retained), no_local(no_local: bool),
         retain_as_published(retain_as_published: bool), capacity(capacity: usize), timeout(timeout: Duration),
-        offline(offline: Offline);
+        offline(offline: Offline), acks(acks: Acks), client_id(client_id: impl Into<String>);
     Collect: qos(qos: QoS), retained(retained: Retained), offline(offline: Offline);
     Request:
         qos(qos: QoS), timeout(timeout: Duration), offline(offline: Offline), properties(properties: Properties),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
+use super::subscriptions::{Shared, Step};
 use super::Session;
 use crate::command::{self, Reply, Unfinished};
 use crate::wire::{Codec, Outbound};
@@ -42,6 +43,7 @@ impl Session {
 
     /// The last handle is gone: what was accepted may still be sent.
     pub(crate) fn handle_abandoned(&mut self, drain_until: Instant) {
+        self.subscriptions.sweep_left();
         self.closing.get_or_insert(Closing {
             drain_until: Some(drain_until),
             replies: Vec::new(),
@@ -65,8 +67,17 @@ impl Session {
 
     /// Whether nothing is left to wait for.
     fn is_drained(&self, now: Instant) -> bool {
-        let is_idle = || self.unfinished_publishes() == 0 && self.requests.len() == 0;
+        let is_idle = || {
+            let is_done = self.unfinished_publishes() == 0 && self.requests.len() == 0 && self.receiving.held() == 0;
+            is_done && !self.has_to_unsubscribe()
+        };
         self.is_closing() && (self.is_overdue(now) || is_idle())
+    }
+
+    /// Whether a session that outlives its subscription holds a filter of it: the broker would queue for it for ever.
+    fn has_to_unsubscribe(&self) -> bool {
+        let is_left = |shared: &Shared| shared.needs_unsubscribe() && shared.step != Step::Unsubscribing;
+        self.limits.is_kept && self.receiving.is_holding() && self.subscriptions.filters.values().any(is_left)
     }
 
     pub(super) fn transmit_disconnect(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) {
@@ -81,7 +92,7 @@ impl Session {
 
     /// Whether the end has come: the goodbye is written, or there is nobody to say it to.
     pub(crate) fn is_finished(&self, now: Instant) -> bool {
-        let Some(connection) = &self.connection else { return self.is_drained(now) };
+        let Some(connection) = &self.connection else { return self.has_said_goodbye() || self.is_drained(now) };
         match self.closing.as_ref().and_then(|closing| closing.disconnect_until) {
             Some(until) => connection.written == connection.encoded || until <= now,
             None => false,
@@ -92,10 +103,11 @@ impl Session {
     pub(crate) fn finish(&mut self) -> (Vec<Reply<Unfinished>>, Unfinished) {
         let requests = self.abandon_requests();
         let publishes = self.abandon_publishes();
+        let unacknowledged = self.receiving.held();
         self.subscriptions.abandon();
         self.count();
         let replies = self.closing.take().map(|closing| closing.replies).unwrap_or_default();
-        (replies, Unfinished { publishes, requests })
+        (replies, Unfinished { publishes, requests, unacknowledged })
     }
 }
 

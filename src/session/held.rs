@@ -45,6 +45,11 @@ impl Session {
         held
     }
 
+    /// Who relies on which filter adds up.
+    pub(crate) fn assert_covers(&self) {
+        self.subscriptions.assert_covers();
+    }
+
     /// Nothing is held, nor much memory for it.
     pub(crate) fn assert_empty(&self) {
         self.publishes.assert_empty();

@@ -13,6 +13,8 @@ pub(crate) struct KeepAlive {
     last_received: Instant,
     /// When a PINGREQ was asked for, if nothing has come since.
     asked: Option<Instant>,
+    /// Without that, silence is this side's own doing.
+    is_reading: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +28,7 @@ pub(crate) enum Pulse {
 
 impl KeepAlive {
     pub(crate) fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, last_sent: now, last_received: now, asked: None }
+        Self { interval, last_sent: now, last_received: now, asked: None, is_reading: true }
     }
 
     pub(crate) fn handle_sent(&mut self, now: Instant) {
@@ -38,9 +40,22 @@ impl KeepAlive {
         self.asked = None;
     }
 
+    /// Whether bytes are read at all. While they are not, the peer is sent its packet per interval, and believed to be
+    /// there.
+    pub(crate) fn handle_reading(&mut self, is_reading: bool, now: Instant) {
+        if is_reading && self.is_reading {
+            return;
+        }
+        if is_reading {
+            self.asked = None;
+        }
+        self.last_received = now;
+        self.is_reading = is_reading;
+    }
+
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Pulse {
         match self.next() {
-            Some(at) if at <= now && self.asked.is_some() => Pulse::Dead,
+            Some(at) if at <= now && self.asked.is_some() && self.is_reading => Pulse::Dead,
             Some(at) if at <= now => {
                 self.asked = Some(now);
                 Pulse::Ask
@@ -57,7 +72,10 @@ impl KeepAlive {
         // MQTT-3.1.2-23 asks for a packet per interval; a peer that hears from us but does not answer is also asked.
         Some(match self.asked {
             // Half an interval for the answer even where the question came late, after this process had been stopped.
-            Some(asked) => (self.last_received + self.interval * 3 / 2).max(asked + self.interval / 2),
+            Some(asked) if self.is_reading => {
+                (self.last_received + self.interval * 3 / 2).max(asked + self.interval / 2)
+            }
+            Some(asked) => asked + self.interval,
             None => self.last_sent.min(self.last_received) + self.interval,
         })
     }
@@ -101,6 +119,27 @@ mod tests {
         let mut keep_alive = KeepAlive::new(INTERVAL, start);
         keep_alive.handle_sent(start + INTERVAL - Duration::from_secs(1));
         assert_eq!(keep_alive.handle_timeout(start + INTERVAL), Pulse::Ask);
+    }
+
+    #[test]
+    fn a_peer_that_is_not_read_from_is_asked_once_per_interval_and_believed_until_it_is_read_from_again() {
+        let start = Instant::now();
+        let mut keep_alive = KeepAlive::new(INTERVAL, start);
+        let mut now = start;
+        for _ in 0..5 {
+            now += INTERVAL;
+            keep_alive.handle_reading(false, now);
+            assert_eq!(keep_alive.handle_timeout(now), Pulse::Ask);
+            assert_eq!(keep_alive.next(), Some(now + INTERVAL), "whether it could be written or not");
+            keep_alive.handle_sent(now);
+        }
+        now += INTERVAL / 2;
+        keep_alive.handle_reading(true, now);
+        assert_eq!(keep_alive.next(), Some(now + INTERVAL / 2));
+        now += INTERVAL / 2;
+        assert_eq!(keep_alive.handle_timeout(now), Pulse::Ask);
+        assert_eq!(keep_alive.handle_timeout(now + INTERVAL / 2), Pulse::Fine);
+        assert_eq!(keep_alive.handle_timeout(now + INTERVAL), Pulse::Dead);
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! to callers and messages to streams go out through channels that take them without waiting.
 //!
 //! One file per subject, each an `impl Session` beside the state it keeps:
-//! `publish` (sending, acknowledgements, replay), `receive` (incoming messages and their acknowledgements),
-//! `subscriptions` and `subscribe` (filters and who shares them), `request` (calls and their replies), `close`. Below
+//! `publish` (sending, acknowledgements, replay), `receive` (incoming messages and their acknowledgements), `holds`
+//! (acknowledgements that are kept back),
+//! `subscriptions`, `covers` and `subscribe` (filters and who shares them), `request` (calls and their replies), `close`. Below
 //! them, knowing nothing of a session: `queue`, `in_flight` (packet identifiers), `deadlines`, `keep_alive`.
 
 use std::sync::Arc;
@@ -25,9 +26,11 @@ use crate::wire::{Codec, Inbound, Outbound, Refused};
 use crate::Error;
 
 mod close;
+mod covers;
 mod deadlines;
 #[cfg(any(fuzzing, test))]
 mod held;
+mod holds;
 mod in_flight;
 mod keep_alive;
 mod publish;
@@ -72,6 +75,8 @@ struct Limits {
     max_in_flight: usize,
     max_filters_per_subscribe: usize,
     reply_linger: Duration,
+    /// The broker keeps the session between connections.
+    is_kept: bool,
 }
 
 /// What a packet identifier stands for.
@@ -123,13 +128,14 @@ impl Session {
             max_in_flight: options.max_in_flight.into(),
             max_filters_per_subscribe: options.max_filters_per_subscribe,
             reply_linger: options.reply_linger.min(FAR),
+            is_kept: !options.clean_session,
         };
         Self {
             limits,
             connection: None,
             in_flight: InFlight::new(options.first_packet_id()),
             publishes: Publishes::new(allowance),
-            receiving: Receiving::new(),
+            receiving: Receiving::new(options.holds),
             subscriptions: Subscriptions::new(notices, options.first_identifier()),
             requests: Requests::new(),
             deadlines: Deadlines::new(),
@@ -156,6 +162,7 @@ impl Session {
             Notice::SubscriberGone(subscriber) => self.remove_subscriber(subscriber, None),
             Notice::Unsubscribe(subscriber, reply) => self.remove_subscriber(subscriber, Some(reply)),
             Notice::RequestGone(id) => self.forget_request(id, now),
+            Notice::Settled(hold, settled) => self.settle_hold(hold, settled),
         }
     }
 
@@ -175,6 +182,7 @@ impl Session {
             self.receiving.forget_session();
         }
         self.resume_publishes(session_present, now);
+        self.subscriptions.set_covering(self.covers());
         self.resume_subscriptions(session_present);
         self.resume_requests(session_present, now);
     }
@@ -227,9 +235,9 @@ impl Session {
     }
 
     /// Whether more bytes may be read: not while so many acknowledgements wait that a peer which never reads could
-    /// make them grow without bound.
+    /// make them grow without bound, nor while a subscription that loses nothing is full.
     pub(crate) fn wants_read(&self) -> bool {
-        self.receiving.has_room()
+        self.receiving.has_room() && (self.receiving.may_hold() || self.is_leaving())
     }
 
     /// Encodes what may go out now, as far as the buffer should be filled. Acknowledgements first: the peer waits for
@@ -289,7 +297,9 @@ impl Session {
                 Due::Linger(subscriber) => self.expire_linger(subscriber, now),
             }
         }
+        let reads = self.wants_read();
         let Some(connection) = &mut self.connection else { return Ok(()) };
+        connection.keep_alive.handle_reading(reads, now);
         if connection.blocked_since.is_some_and(|since| since + self.limits.write_timeout <= now) {
             return Err(Error::connection("the broker took no byte for the write timeout"));
         }
@@ -316,6 +326,11 @@ impl Session {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Whether a filter that another one covers is not left subscribed: a message that comes twice says nothing of why.
+    fn covers(&self) -> bool {
+        !self.terms().is_some_and(Terms::has_identifiers)
     }
 
     fn is_connected(&self) -> bool {

@@ -87,7 +87,8 @@ impl Session {
                  the broker has one subscription for all of them, so use an agent of its own"
             ))));
         }
-        let (events, first) = broadcast::channel(capacity);
+        // One more place than there may be messages, for a refusal.
+        let (events, first) = broadcast::channel(capacity + usize::from(self.receiving.is_holding()));
         let sink = Sink::Pending { offline, events, first, reply };
         let subscriber = self.subscriptions.add(sink, &filters, wish);
         if self.subscriptions.subscribers[subscriber].pending == 0 {
@@ -98,18 +99,19 @@ impl Session {
     }
 
     /// All filters of a subscriber are confirmed: its call returns.
-    fn establish(&mut self, key: SubscriberKey) {
-        let Subscriptions { filters, subscribers, notices, .. } = &mut self.subscriptions;
+    pub(super) fn establish(&mut self, key: SubscriberKey) {
+        let Some(subscriber) = self.subscriptions.subscribers.get(key) else { return };
+        let granted = subscriber.filters.iter().filter_map(|member| {
+            let shared = self.subscriptions.filters.get(member.filter)?;
+            Some((shared.filter.clone(), self.subscriptions.granted(member.filter)?))
+        });
+        let granted = granted.collect();
+        let Subscriptions { subscribers, notices, .. } = &mut self.subscriptions;
         let Some(subscriber) = subscribers.get_mut(key) else { return };
         let Sink::Pending { events, .. } = &subscriber.sink else { return };
         let channel = events.downgrade();
         let stream = Sink::Stream(events.clone());
         let Sink::Pending { first, reply, .. } = std::mem::replace(&mut subscriber.sink, stream) else { return };
-        let granted = subscriber.filters.iter().filter_map(|key| {
-            let shared = filters.get(*key)?;
-            Some((shared.filter.clone(), shared.granted?))
-        });
-        let granted = granted.collect();
         // A caller that left meanwhile drops the feed, and its guard ends the subscription.
         let guard = SubscriberGuard::new(key, notices.clone());
         reply.send(Ok(Feed { events: first, channel, guard, granted }));
@@ -257,7 +259,7 @@ impl Session {
 
     fn handle_granted(&mut self, key: FilterKey, qos: QoS, now: Instant) {
         let shared = &mut self.subscriptions.filters[key];
-        shared.granted = Some(qos);
+        let before = shared.granted.replace(qos);
         let mut confirmed = Vec::new();
         for link in &mut shared.links {
             match link.state {
@@ -269,6 +271,7 @@ impl Session {
                 LinkState::Waiting => {}
             }
         }
+        self.subscriptions.handle_held(key, before);
         for (subscriber, established) in confirmed {
             self.handle_confirmed(subscriber, established, now);
         }
@@ -292,6 +295,8 @@ impl Session {
     fn handle_refused(&mut self, key: FilterKey, error: &Error, now: Instant) {
         let shared = &mut self.subscriptions.filters[key];
         shared.asked = shared.granted;
+        let is_held = shared.granted;
+        let is_parting = shared.cover.is_parting();
         let mut refused = Vec::new();
         for link in &mut shared.links {
             if link.state == LinkState::Asked {
@@ -300,12 +305,19 @@ impl Session {
                 refused.push(link.subscriber);
             }
         }
+        if is_held.is_some() {
+            self.subscriptions.handle_held(key, is_held);
+        } else if is_parting {
+            self.subscriptions.release(key);
+        }
         for subscriber in refused {
             match self.subscriptions.subscribers.get(subscriber).map(|entry| &entry.sink) {
                 Some(Sink::Pending { .. }) => self.fail_subscriber(subscriber, error.clone()),
-                Some(Sink::Stream(events)) => drop(events.send(Err(error.clone()))),
+                Some(Sink::Stream(events)) if self.receiving.may_report(events.len()) => {
+                    drop(events.send(Err(error.clone())));
+                }
                 Some(Sink::Replies(_)) => self.refuse_requests(subscriber, error, now),
-                None => {}
+                Some(Sink::Stream(_)) | None => {}
             }
         }
     }
@@ -339,16 +351,16 @@ impl Session {
         if session_present {
             return;
         }
+        self.subscriptions.filters.values_mut().for_each(Shared::handle_session_lost);
         let keys: Vec<_> = self.subscriptions.filters.keys().collect();
         for key in keys {
-            self.subscriptions.filters[key].handle_session_lost();
             self.subscriptions.settle(key);
         }
     }
 
-    /// Hands a message to each subscriber that wants it, once. `identifiers` name the filters that this copy of it is for,
-    /// where the broker tells.
-    pub(super) fn deliver(&mut self, message: &Message, identifiers: &[usize], now: Instant) {
+    /// Hands a message to each subscriber that wants it, once; whether there was one. `identifiers` name the filters that
+    /// this copy of it is for, where the broker tells.
+    pub(super) fn deliver(&mut self, message: &Message, identifiers: &[usize], now: Instant) -> bool {
         let Subscriptions { router, filters, subscribers, delivery, matched, answered, hasher, .. } =
             &mut self.subscriptions;
         *delivery += 1;
@@ -386,9 +398,6 @@ impl Session {
                 }
             }
         }
-        if !claimed {
-            self.counters.unclaimed().add(1);
-        }
         let is_reply = !self.subscriptions.answered.is_empty();
         let mut taken = false;
         while let Some(subscriber) = self.subscriptions.answered.pop() {
@@ -397,6 +406,7 @@ impl Session {
         if is_reply && !taken {
             self.counters.late_replies().add(1);
         }
+        claimed
     }
 }
 

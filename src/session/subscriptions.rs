@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use slotmap::SlotMap;
 use tokio::sync::{broadcast, mpsc};
 
+use super::covers::Cover;
 use super::request::ReplyQueue;
 use crate::command::{Event, Feed, Notice, Reply, SubscriberKey, Wish};
 use crate::options::Offline;
@@ -36,6 +37,8 @@ pub(super) struct Subscriptions {
     pub(super) matched: Vec<FilterKey>,
     pub(super) answered: Vec<SubscriberKey>,
     pub(super) hasher: Hasher,
+    /// Whether filters may rely on others.
+    pub(super) is_covering: bool,
     pub(super) notices: mpsc::UnboundedSender<Notice>,
     /// The number of subscribers at which those whose callers left are swept out.
     sweep_at: usize,
@@ -48,11 +51,15 @@ pub(super) struct Subscriptions {
 pub(super) struct Shared {
     pub(super) filter: Filter,
     pub(super) links: Vec<Link>,
+    /// How many of the links are waiting, and how many ask for each QoS.
+    pub(super) waiting: u32,
+    wishes: [u32; 3],
     /// The QoS of the last SUBSCRIBE, if the broker may hold it.
     pub(super) asked: Option<QoS>,
     /// The QoS of the SUBACK, if the broker does hold it.
     pub(super) granted: Option<QoS>,
     pub(super) step: Step,
+    pub(super) cover: Cover,
     pub(super) no_local: bool,
     pub(super) retain_as_published: bool,
     /// What messages by it carry, where the broker has such identifiers. It stays the same when the filter is asked for
@@ -75,6 +82,8 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) subscriber: SubscriberKey,
+    /// Its place among the subscriber's filters.
+    at: u32,
     pub(super) qos: QoS,
     pub(super) retained: Retained,
     pub(super) state: LinkState,
@@ -137,11 +146,18 @@ impl Window {
 #[derive(Debug)]
 pub(super) struct Subscriber {
     pub(super) sink: Sink,
-    pub(super) filters: Vec<FilterKey>,
+    pub(super) filters: Vec<Membership>,
     /// Filters without their first SUBACK.
     pub(super) pending: usize,
     /// The last delivery it took.
     pub(super) delivery: u64,
+}
+
+/// A filter of a subscriber, and the place of its link there.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) filter: FilterKey,
+    at: u32,
 }
 
 #[derive(Debug)]
@@ -192,6 +208,7 @@ impl Subscriptions {
             matched: Vec::new(),
             answered: Vec::new(),
             hasher: Hasher::default(),
+            is_covering: true,
             notices,
             sweep_at: MIN_SWEEP,
             next_identifier: first_identifier,
@@ -234,7 +251,8 @@ impl Subscriptions {
     /// Whether the broker holds all filters of a subscriber and has said so.
     pub(super) fn is_ready(&self, subscriber: SubscriberKey) -> bool {
         self.subscribers.get(subscriber).is_some_and(|entry| {
-            entry.filters.iter().all(|key| self.filters.get(*key).is_some_and(|shared| shared.is_ready(subscriber)))
+            let link = |member: &Membership| self.filters.get(member.filter)?.links.get(member.at as usize);
+            entry.filters.iter().all(|member| link(member).is_some_and(|link| link.state == LinkState::Ready))
         })
     }
 
@@ -243,13 +261,17 @@ impl Subscriptions {
         if self.subscribers.len() < self.sweep_at {
             return;
         }
+        self.sweep_left();
+        self.sweep_at = (2 * self.subscribers.len()).max(MIN_SWEEP);
+    }
+
+    pub(super) fn sweep_left(&mut self) {
         let left =
             |subscriber: &Subscriber| matches!(&subscriber.sink, Sink::Pending { reply, .. } if reply.is_abandoned());
         let gone: Vec<_> = self.subscribers.iter().filter(|(_, entry)| left(entry)).map(|(key, _)| key).collect();
         for subscriber in gone {
             self.remove(subscriber, None);
         }
-        self.sweep_at = (2 * self.subscribers.len()).max(MIN_SWEEP);
     }
 
     pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], wish: Wish) -> SubscriberKey {
@@ -263,23 +285,38 @@ impl Subscriptions {
 
     fn link(&mut self, subscriber: SubscriberKey, filter: &Filter, wish: Wish) {
         let Self { router, filters, .. } = self;
-        let key = *router.get_or_insert_with(filter, || filters.insert(Shared::new(filter.clone())));
-        let shared = &mut self.filters[key];
-        if shared.links.iter().any(|link| link.subscriber == subscriber) {
-            return; // The same filter twice in one call.
+        let mut is_new = false;
+        let key = *router.get_or_insert_with(filter, || {
+            is_new = true;
+            filters.insert(Shared::new(filter.clone()))
+        });
+        if is_new && !wish.retained.wants_any() {
+            self.try_cover(key);
         }
-        let state = shared.join(wish);
+        let held = self.granted(key).filter(|_| self.filters[key].cover.is_enough());
+        let shared = &mut self.filters[key];
+        if shared.links.last().is_some_and(|link| link.subscriber == subscriber) {
+            return; // The same filter twice in one call: nobody else came in between.
+        }
+        let state = shared.join(wish, held);
         if shared.step != Step::Unsubscribing {
             // There will be no UNSUBACK to wait for.
             shared.leaving.clear();
         }
         let established = state == LinkState::Ready;
         let Wish { qos, retained, .. } = wish;
-        shared.links.push(Link { subscriber, qos, retained, state, established, window: Window::Closed });
         let entry = &mut self.subscribers[subscriber];
-        entry.filters.push(key);
+        let at = entry.filters.len() as u32;
+        entry.filters.push(Membership { filter: key, at: shared.links.len() as u32 });
+        // It was about to go, and is not: what it can do for others counts again.
+        let is_back = shared.links.is_empty() && shared.granted.is_some();
+        shared.push(Link { subscriber, at, qos, retained, state, established, window: Window::Closed });
         entry.pending += usize::from(!established);
-        if state == LinkState::Waiting && shared.step == Step::Settled {
+        if is_back {
+            let granted = shared.granted;
+            self.handle_held(key, granted);
+        }
+        if self.filters[key].step == Step::Settled {
             self.settle(key);
         }
     }
@@ -289,14 +326,21 @@ impl Subscriptions {
     pub(super) fn remove(&mut self, key: SubscriberKey, reply: Option<Reply<()>>) -> Option<Subscriber> {
         let farewell = reply.map(|reply| Arc::new(Farewell { reply: Some(reply), refused: OnceLock::new() }));
         let subscriber = self.subscribers.remove(key)?;
-        for filter in &subscriber.filters {
+        for Membership { filter, at } in &subscriber.filters {
             let Some(shared) = self.filters.get_mut(*filter) else { continue };
-            shared.links.retain(|link| link.subscriber != key);
+            if let Some(moved) = shared.remove(*at) {
+                self.subscribers[moved.subscriber].filters[moved.at as usize].at = *at;
+            }
             if shared.links.is_empty() {
                 shared.leaving.extend(farewell.clone());
-                if matches!(shared.step, Step::Settled | Step::Due) {
-                    self.settle(*filter);
-                }
+            }
+        }
+        // After all have gone: none is subscribed again only to go next.
+        for Membership { filter, .. } in &subscriber.filters {
+            let shared = self.filters.get(*filter);
+            if shared.is_some_and(|shared| shared.links.is_empty() && matches!(shared.step, Step::Settled | Step::Due))
+            {
+                self.settle(*filter);
             }
         }
         Some(subscriber)
@@ -313,10 +357,14 @@ impl Subscriptions {
     /// Nothing is in flight for this filter: marks what is there to do next, or forgets it.
     pub(super) fn settle(&mut self, key: FilterKey) {
         let Some(shared) = self.filters.get_mut(key) else { return };
-        if !shared.links.is_empty() {
+        if shared.links.is_empty() {
+            self.release(key);
+            self.vacate(key);
+        } else {
             // A newcomer took the filter over: there is no UNSUBACK to wait for.
             shared.leaving.clear();
         }
+        let Some(shared) = self.filters.get_mut(key) else { return };
         if shared.needs_subscribe() || shared.needs_unsubscribe() {
             if shared.step != Step::Due {
                 shared.step = Step::Due;
@@ -325,7 +373,7 @@ impl Subscriptions {
             return;
         }
         shared.step = Step::Settled;
-        if shared.links.is_empty() {
+        if shared.links.is_empty() && !shared.cover.has_dependents() {
             if let Some(shared) = self.filters.remove(key) {
                 self.router.remove(&shared.filter);
                 self.sweep_due();
@@ -357,9 +405,12 @@ impl Shared {
         Self {
             filter,
             links: Vec::with_capacity(1),
+            waiting: 0,
+            wishes: [0; 3],
             asked: None,
             granted: None,
             step: Step::Settled,
+            cover: Cover::default(),
             no_local: false,
             retain_as_published: false,
             identifier: None,
@@ -367,23 +418,34 @@ impl Shared {
         }
     }
 
-    fn is_ready(&self, subscriber: SubscriberKey) -> bool {
-        self.links.iter().any(|link| link.subscriber == subscriber && link.state == LinkState::Ready)
+    fn push(&mut self, link: Link) {
+        self.waiting += u32::from(link.state == LinkState::Waiting);
+        self.wishes[link.qos as usize] += 1;
+        self.links.push(link);
+    }
+
+    /// Takes out a link; the one that has its place now.
+    fn remove(&mut self, at: u32) -> Option<&Link> {
+        let link = self.links.swap_remove(at as usize);
+        self.waiting -= u32::from(link.state == LinkState::Waiting);
+        self.wishes[link.qos as usize] -= 1;
+        self.links.get(at as usize)
     }
 
     fn differs(&self, wish: Wish) -> bool {
         (self.no_local, self.retain_as_published) != (wish.no_local, wish.retain_as_published)
     }
 
-    /// The state of a new link: ready if the broker already holds all it wants.
-    fn join(&mut self, wish: Wish) -> LinkState {
+    /// The state of a new link: ready if the broker already holds all it wants, be it by another filter, at this QoS.
+    fn join(&mut self, wish: Wish, covered: Option<QoS>) -> LinkState {
         // Only if nobody else is there, see `conflict`.
         let is_changed = self.differs(wish);
         self.no_local = wish.no_local;
         self.retain_as_published = wish.retain_as_published;
-        if is_changed || self.asked.is_none_or(|asked| asked < wish.qos) || wish.retained.needs_subscribe() {
+        if is_changed || self.asked.max(covered).is_none_or(|asked| asked < wish.qos) || wish.retained.needs_subscribe()
+        {
             LinkState::Waiting
-        } else if self.granted.is_some() {
+        } else if self.granted.is_some() || covered.is_some() {
             LinkState::Ready
         } else if self.step == Step::Subscribing {
             LinkState::Asked
@@ -393,11 +455,12 @@ impl Shared {
     }
 
     pub(super) fn needs_subscribe(&self) -> bool {
-        self.links.iter().any(|link| link.state == LinkState::Waiting)
+        self.waiting > 0
     }
 
     pub(super) fn needs_unsubscribe(&self) -> bool {
-        self.links.is_empty() && self.asked.is_some()
+        let is_unneeded = self.links.is_empty() || (self.cover.is_enough() && self.waiting == 0);
+        is_unneeded && self.asked.is_some() && !self.cover.has_dependents()
     }
 
     /// What to ask for now.
@@ -414,16 +477,26 @@ impl Shared {
 
     /// The QoS to ask for: the highest wanted; never lower than what is held, so that nobody loses by a newcomer.
     pub(super) fn wanted(&self) -> QoS {
-        self.links.iter().map(|link| link.qos).chain(self.asked).max().unwrap_or_default()
+        Some(self.wished()).max(self.asked).unwrap_or_default()
+    }
+
+    /// The highest QoS that a subscriber wants.
+    pub(super) fn wished(&self) -> QoS {
+        let wished = [QoS::ExactlyOnce, QoS::AtLeastOnce].into_iter().find(|qos| self.wishes[*qos as usize] > 0);
+        wished.unwrap_or(QoS::AtMostOnce)
     }
 
     pub(super) fn handle_asked(&mut self, qos: QoS) {
         self.step = Step::Subscribing;
         self.asked = Some(qos);
+        self.waiting = 0;
         for link in &mut self.links {
             if link.state == LinkState::Waiting {
                 link.state = LinkState::Asked;
-                if link.retained.wants_any() {
+                if self.cover.is_parting() && link.established {
+                    // It had its retained messages, and wants the others only.
+                    link.window = Window::Closed;
+                } else if link.retained.wants_any() {
                     link.window = Window::Once(HashSet::default());
                 }
             }
@@ -436,6 +509,7 @@ impl Shared {
         for link in &mut self.links {
             if link.state == LinkState::Asked {
                 link.state = LinkState::Waiting;
+                self.waiting += 1;
             }
         }
     }
@@ -456,6 +530,8 @@ impl Shared {
     pub(super) fn handle_session_lost(&mut self) {
         self.asked = None;
         self.granted = None;
+        self.cover = Cover::default();
+        self.waiting = self.links.len() as u32;
         self.identifier = None;
         for link in &mut self.links {
             link.state = LinkState::Waiting;

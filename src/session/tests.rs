@@ -19,6 +19,7 @@ use crate::wire::peer::{decode_client_packet, plain, Carried, Sent};
 use crate::wire::{self, Incoming, PacketId};
 use crate::{ErrorKind, Filter, Message, Outcome, Properties, QoS, Topic};
 
+mod covering;
 mod mqtt5;
 
 /// The tests of what every version does, for one of them.
@@ -32,6 +33,7 @@ macro_rules! suite {
 
             mod closing;
             mod correlating;
+            mod holding;
             mod model;
             mod publishing;
             mod receiving;

@@ -63,7 +63,7 @@ pub(crate) struct Connect<'a> {
 }
 
 /// What the session wants on the wire.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Outbound<'a> {
     Publish {
         publish: &'a Publish,

@@ -24,8 +24,9 @@ const TASKS: u32 = 50;
 const PUBLISHES_PER_TASK: u32 = 400;
 /// Publishes of one task that are under way at once.
 const WINDOW: usize = 8;
-const PUBLISHER_CUTS: usize = 500;
-const SUBSCRIBER_CUTS: usize = 200;
+/// These many for each version.
+const PUBLISHER_CUTS: usize = 250;
+const SUBSCRIBER_CUTS: usize = 100;
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Messages of the publisher under way. They are sent again after each cut, so with many of them a line that is cut
 /// this often would carry nothing else.

@@ -56,7 +56,7 @@ fn a_drain_that_runs_out_of_time_reports_what_is_left() {
     bench.advance(SECOND);
     assert_eq!(bench.sent(), [Sent::Disconnect]);
     assert!(bench.session.is_finished(bench.now));
-    assert_eq!(finish(&mut bench), Unfinished { publishes: 3, requests: 1 });
+    assert_eq!(finish(&mut bench), Unfinished { publishes: 3, requests: 1, unacknowledged: 0 });
     assert_eq!(answered(&mut sent).unwrap_err().outcome(), Outcome::Unknown);
     assert_eq!(answered(&mut unsent).unwrap_err().outcome(), Outcome::NotSent);
     assert_eq!(answered(&mut call).unwrap_err().outcome(), Outcome::NotSent);

@@ -225,7 +225,7 @@ fn what_the_protocol_forbids_is_an_error() {
 #[test]
 fn topics_that_come_again_go_by_their_alias() {
     let mut aliases = Assigned::new(1);
-    let mut publish = Publish {
+    let publish = Publish {
         topic: Topic::new("devices/42").unwrap(),
         payload: Bytes::new(),
         qos: QoS::AtMostOnce,

@@ -94,6 +94,11 @@ impl Broker {
         }
     }
 
+    /// Whether the messages of a filter come, by itself or by another.
+    pub(super) fn brings(&self, filter: &str) -> bool {
+        self.subscriptions.keys().any(|held| covers(held, filter))
+    }
+
     pub(super) fn finish(&mut self, id: PacketId, qos: QoS, is_released: bool) {
         // A second acknowledgement of what came twice finds nothing.
         self.outgoing.retain(|sent| !(sent.id == id && sent.qos == qos && sent.is_released == is_released));

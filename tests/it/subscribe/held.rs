@@ -1,0 +1,434 @@
+//! Subscriptions that acknowledge late, in sessions of their own.
+
+use std::collections::BTreeSet;
+
+use mqtt_agent::{Acks, LastWill, Message, Offline, Options, Subscribe, Unfinished};
+use rumqttc::mqttbytes::v4::{Connect, ConnectReturnCode};
+
+use super::*;
+use crate::common::{nothing_left, refusing_address};
+use crate::support::{secs, Broker, BrokerKind, Peer, Proxy};
+
+/// Long enough for a packet that should not come.
+const QUIET: std::time::Duration = millis(30);
+
+/// An agent, and a subscription of it with the far end of its own connection.
+async fn held(subscribe: Subscribe, scripted: &Scripted) -> (Subscription, Peer, Connect) {
+    let call = tokio::spawn(subscribe.into_future());
+    let (mut peer, connect) = scripted.accept_session(false).await;
+    grant(&mut peer).await;
+    (call.await.unwrap().unwrap(), peer, connect)
+}
+
+async fn next(stream: &mut Subscription) -> Message {
+    within(LIMIT, "a message", stream.recv()).await.expect("the agent is open").unwrap()
+}
+
+fn job(n: u16) -> Publish {
+    numbered("jobs", &n.to_string(), WireQoS::AtLeastOnce, n)
+}
+
+#[tokio::test]
+async fn a_message_is_acknowledged_as_it_is_taken_on_a_connection_beside_the_agents() {
+    let (scripted, agent, mut main) = pair().await;
+    let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::OnTake), &scripted).await;
+    peer.publish(job(1)).await;
+    peer.publish(numbered("jobs", "2", WireQoS::ExactlyOnce, 2)).await;
+    peer.expect_nothing(QUIET).await;
+    assert_eq!(text(&mut jobs).await, "1");
+    assert_eq!(peer.expect_puback().await, 1);
+    peer.expect_nothing(QUIET).await;
+    let message = next(&mut jobs).await;
+    assert_eq!(peer.expect_pubrec().await, 2);
+    message.ack();
+    peer.pubrel(2).await;
+    assert_eq!(peer.expect_pubcomp().await, 2);
+    nothing_sent(&agent, &mut main).await;
+}
+
+#[tokio::test]
+async fn a_message_is_acknowledged_by_hand_once_and_in_the_order_of_arrival() {
+    let (scripted, agent, _main) = pair().await;
+    let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+    for n in 1..=3 {
+        peer.publish(job(n)).await;
+    }
+    let messages = [next(&mut jobs).await, next(&mut jobs).await, next(&mut jobs).await];
+    messages[2].ack();
+    messages[1].ack();
+    peer.expect_nothing(QUIET).await;
+    let clone = messages[0].clone();
+    clone.ack();
+    messages[0].ack();
+    drop(messages);
+    for n in 1..=3 {
+        assert_eq!(peer.expect_puback().await, n);
+    }
+    peer.expect_nothing(QUIET).await;
+}
+
+#[tokio::test]
+async fn an_ack_on_a_message_that_needs_none_does_nothing() {
+    let (scripted, agent, mut main) = pair().await;
+    let mut stream = granted(&mut main, agent.subscribe("jobs").into_future()).await.unwrap();
+    main.publish(job(1)).await;
+    assert_eq!(main.expect_puback().await, 1);
+    next(&mut stream).await.ack();
+    nothing_sent(&agent, &mut main).await;
+    let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+    peer.publish(message("jobs", "x")).await;
+    next(&mut jobs).await.ack();
+    peer.expect_nothing(QUIET).await;
+}
+
+#[tokio::test]
+async fn an_ack_from_before_a_reconnect_is_never_one_of_another_message() {
+    for session_present in [true, false] {
+        let scripted = Scripted::listen().await;
+        let options = options(&scripted.url()).client_id("worker").clean_session(false);
+        let (agent, _main) = connect(&scripted, options).await;
+        let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+        peer.publish(job(1)).await;
+        let old = next(&mut jobs).await;
+        peer.reset();
+        let (mut peer, _) = scripted.accept_session(session_present).await;
+        if !session_present {
+            grant(&mut peer).await;
+        }
+        peer.publish(numbered("jobs", "another", WireQoS::AtLeastOnce, 1)).await;
+        let new = next(&mut jobs).await;
+        assert_eq!(new.text().unwrap(), "another");
+        old.ack();
+        drop(old);
+        peer.expect_nothing(QUIET).await;
+        new.ack();
+        assert_eq!(peer.expect_puback().await, 1);
+        peer.expect_nothing(QUIET).await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_stream_is_not_read_into_whatever_the_qos() {
+    let (scripted, agent, _main) = pair().await;
+    let subscribe = agent.subscribe("jobs").acks(Acks::OnTake).capacity(10);
+    let (mut jobs, mut peer, _) = held(subscribe, &scripted).await;
+    for n in 0..1_000 {
+        peer.publish(message("jobs", &n.to_string())).await;
+    }
+    received(&agent, 10).await;
+    for n in 0..1_000 {
+        assert!(agent.stats().received <= n + 10);
+        assert_eq!(text(&mut jobs).await, n.to_string());
+    }
+    assert_eq!(agent.stats().lagged, 0);
+}
+
+async fn flood(agent: &Agent, topic: &str, count: usize) {
+    const AT_ONCE: usize = 10_000;
+    for first in (0..count).step_by(AT_ONCE) {
+        let sent = (first..count.min(first + AT_ONCE)).map(|n| agent.publish(topic, n.to_string()).into_future());
+        for sent in join_all(sent).await {
+            sent.unwrap();
+        }
+    }
+}
+
+broker_test!(a_consumer_that_sleeps_costs_its_capacity_and_loses_nothing, |broker| async move {
+    // The embedded broker takes a millisecond for each.
+    let messages = if broker.kind() == BrokerKind::Mosquitto { 100_000 } else { 5_000 };
+    const CAPACITY: usize = 100;
+    let agent = Agent::builder(&broker.url()).unwrap().timeout(secs(60)).connect().await.unwrap();
+    let mut jobs = agent.subscribe("jobs").acks(Acks::OnTake).capacity(CAPACITY).await.unwrap();
+    flood(&agent, "jobs", messages).await;
+    assert!(agent.stats().received <= CAPACITY as u64);
+    for n in 0..messages {
+        assert_eq!(text(&mut jobs).await, n.to_string());
+    }
+    assert_eq!(agent.stats().lagged, 0);
+});
+
+broker_test!(a_stuck_subscription_holds_up_nobody_else, |broker| async move {
+    const MESSAGES: usize = 1_000;
+    let device = Agent::connect(broker.url()).await.unwrap();
+    let mut calls = device.subscribe("dev/rpc").await.unwrap();
+    let answering = tokio::spawn(async move {
+        while let Some(Ok(call)) = calls.recv().await {
+            device.publish("dev/res", call.payload().clone()).await.unwrap();
+        }
+    });
+    let agent = Agent::connect(broker.url()).await.unwrap();
+    let stuck = agent.subscribe("all/#").acks(Acks::Manual).capacity(1).await.unwrap();
+    let mut other = agent.subscribe("all/+").await.unwrap();
+    let mut slow = agent.subscribe("all/+").acks(Acks::OnTake).await.unwrap();
+    for n in 0..MESSAGES {
+        agent.publish("all/x", n.to_string()).await.unwrap();
+        assert_eq!(text(&mut other).await, n.to_string());
+        assert_eq!(text(&mut slow).await, n.to_string());
+        if n % 100 == 0 {
+            let reply = agent.request("dev/rpc", n.to_string()).reply_to("dev/res").await.unwrap();
+            assert_eq!(reply.text().unwrap(), n.to_string());
+        }
+    }
+    drop(stuck);
+    answering.abort();
+});
+
+/// What is left of a process when it is killed: nothing says goodbye.
+struct Process(Option<tokio::runtime::Runtime>);
+
+impl Process {
+    fn start() -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Self(Some(builder.worker_threads(1).enable_all().build().unwrap()))
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl std::future::Future<Output = T> + Send + 'static) -> T {
+        self.0.as_ref().unwrap().spawn(work).await.unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.take().unwrap().shutdown_background();
+    }
+}
+
+fn worker(broker: &Broker) -> Options {
+    options(&broker.url()).client_id("worker").clean_session(false)
+}
+
+broker_test!(
+    what_a_killed_process_did_not_acknowledge_comes_to_the_next_with_the_same_subscription,
+    |broker| async move {
+        const MESSAGES: u32 = 200;
+        let sender = Agent::connect(broker.url()).await.unwrap();
+        for (acks, qos) in
+            [(Acks::OnTake, QoS::AtLeastOnce), (Acks::Manual, QoS::AtLeastOnce), (Acks::Manual, QoS::ExactlyOnce)]
+        {
+            // A session of its own for each round.
+            let filter = format!("jobs/{acks:?}/{qos:?}");
+            let subscribe = |agent: &Agent| agent.subscribe(&filter).acks(acks).qos(qos).capacity(8);
+            let process = Process::start();
+            let agent = process.run(worker(&broker).connect()).await.unwrap();
+            let mut jobs = process.run(subscribe(&agent).into_future()).await.unwrap();
+            let publish = |n: u32| sender.publish(&*filter, n.to_string()).qos(qos).into_future();
+            for sent in join_all((0..MESSAGES / 2).map(publish)).await {
+                sent.unwrap();
+            }
+            let mut acknowledged = BTreeSet::new();
+            // As many as the stream holds remain without an acknowledgement.
+            for n in 0..18 {
+                let message = next(&mut jobs).await;
+                if acks == Acks::OnTake || n < 10 {
+                    message.ack();
+                    acknowledged.insert(message.text().unwrap().parse::<u32>().unwrap());
+                }
+            }
+            drop(process);
+            for sent in join_all((MESSAGES / 2..MESSAGES).map(publish)).await {
+                sent.unwrap();
+            }
+            let agent = worker(&broker).connect().await.unwrap();
+            let mut jobs = subscribe(&agent).await.unwrap();
+            let mut missing: BTreeSet<_> = (0..MESSAGES).filter(|n| !acknowledged.contains(n)).collect();
+            while !missing.is_empty() {
+                let message = next(&mut jobs).await;
+                missing.remove(&message.text().unwrap().parse().unwrap());
+                message.ack();
+            }
+            jobs.unsubscribe().await.unwrap();
+            nothing_left(&agent, "the end of the subscription").await;
+            agent.close().await;
+        }
+    }
+);
+
+#[tokio::test]
+async fn the_session_is_made_with_the_agents_options_but_without_its_last_will() {
+    let scripted = Scripted::listen().await;
+    let will = LastWill::new("gone", "x");
+    let options =
+        options(&scripted.url()).client_id("worker").clean_session(false).last_will(will).credentials("u", "p");
+    let (agent, _main) = connect(&scripted, options).await;
+    let (_jobs, _peer, first) = held(agent.subscribe(["b", "a"]).acks(Acks::OnTake), &scripted).await;
+    assert!(first.client_id.starts_with("worker-"), "{first:?}");
+    assert!(!first.clean_session && first.last_will.is_none() && first.login.is_some());
+    let named = agent.subscribe(["b", "a"]).acks(Acks::OnTake).client_id("other");
+    let (_other, _peer, second) = held(named, &scripted).await;
+    assert_eq!(second.client_id, "other");
+    let error = agent.subscribe(["a", "b"]).acks(Acks::Manual).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "the name is taken");
+    let error = agent.subscribe("a").client_id("x").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "it has no session of its own");
+}
+
+#[tokio::test]
+async fn a_random_client_identifier_stays_random() {
+    let (scripted, agent, _main) = pair().await;
+    let (_one, _peer, first) = held(agent.subscribe("a").acks(Acks::OnTake), &scripted).await;
+    let (_two, _peer, second) = held(agent.subscribe("a").acks(Acks::OnTake), &scripted).await;
+    assert_ne!(first.client_id, second.client_id);
+}
+
+#[tokio::test]
+async fn a_session_that_the_broker_refuses_is_an_error_at_once() {
+    let (scripted, agent, _main) = pair().await;
+    let call = tokio::spawn(agent.subscribe("jobs").acks(Acks::OnTake).timeout(secs(3600)).into_future());
+    let mut peer = scripted.accept().await;
+    peer.expect_connect().await;
+    peer.connack(ConnectReturnCode::BadClientId, false).await;
+    let error = within(LIMIT, "an answer", call).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused(mqtt_agent::Refusal::IdentifierRejected));
+    nothing_left(&agent, "a refusal").await;
+}
+
+#[tokio::test]
+async fn a_filter_that_is_refused_ends_the_session() {
+    let (scripted, agent, _main) = pair().await;
+    let call = tokio::spawn(agent.subscribe("jobs").acks(Acks::OnTake).into_future());
+    let (mut peer, _) = scripted.accept_session(false).await;
+    let subscribe = peer.expect_subscribe().await;
+    peer.suback(subscribe.pkid, &[SubscribeReasonCode::Failure]).await;
+    assert_eq!(call.await.unwrap().unwrap_err().kind(), ErrorKind::SubscribeRefused);
+    peer.expect_disconnect().await;
+    nothing_left(&agent, "a refusal").await;
+}
+
+#[tokio::test]
+async fn without_a_connection_it_waits_until_its_deadline_or_fails_as_told() {
+    let (_socket, addr) = refusing_address();
+    let agent = options(&format!("mqtt://{addr}")).connect_lazy().unwrap();
+    let subscribe = || agent.subscribe("jobs").acks(Acks::OnTake);
+    assert!(subscribe().timeout(millis(50)).await.unwrap_err().is_timeout());
+    assert_eq!(subscribe().offline(Offline::Fail).await.unwrap_err().kind(), ErrorKind::Offline);
+    nothing_left(&agent, "failures").await;
+
+    let scripted = Scripted::listen().await;
+    let (agent, _main) = connect(&scripted, options(&scripted.url())).await;
+    let call = tokio::spawn(agent.subscribe("jobs").acks(Acks::OnTake).into_future());
+    scripted.accept().await.reset();
+    let (mut peer, _) = scripted.accept_session(false).await;
+    grant(&mut peer).await;
+    drop(call.await.unwrap().unwrap());
+    let call = tokio::spawn(agent.subscribe("jobs").acks(Acks::OnTake).offline(Offline::Fail).into_future());
+    scripted.accept().await.reset();
+    assert_eq!(call.await.unwrap().unwrap_err().kind(), ErrorKind::Connection);
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_dropped_is_unsubscribed_and_its_session_ends_in_or_outside_of_a_runtime() {
+    let scripted = Scripted::listen().await;
+    let options = options(&scripted.url()).client_id("worker").clean_session(false);
+    let (agent, mut main) = connect(&scripted, options).await;
+    let (jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+    let mut clone = jobs.clone();
+    drop(jobs);
+    peer.publish(job(1)).await;
+    let message = next(&mut clone).await;
+    std::thread::spawn(move || drop(clone)).join().unwrap();
+    assert_eq!(peer.expect_unsubscribe().await.topics, ["jobs"]);
+    // What is being worked on may still be acknowledged.
+    message.ack();
+    assert_eq!(peer.expect_puback().await, 1);
+    peer.expect_disconnect().await;
+    nothing_left(&agent, "the end of the subscription").await;
+    // The name is free again.
+    let (jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+    let end = tokio::spawn(jobs.unsubscribe());
+    let unsubscribe = peer.expect_unsubscribe().await;
+    peer.expect_nothing(QUIET).await;
+    peer.unsuback(unsubscribe.pkid).await;
+    end.await.unwrap().unwrap();
+    peer.expect_disconnect().await;
+    nothing_sent(&agent, &mut main).await;
+}
+
+#[tokio::test]
+async fn it_can_be_subscribed_from_a_thread_that_is_not_the_runtimes() {
+    let (scripted, agent, _main) = pair().await;
+    let subscribe = agent.subscribe("jobs").acks(Acks::OnTake);
+    let call = std::thread::spawn(move || futures::executor::block_on(subscribe.into_future()));
+    let (mut peer, _) = scripted.accept_session(false).await;
+    grant(&mut peer).await;
+    drop(tokio::task::spawn_blocking(|| call.join().unwrap()).await.unwrap().unwrap());
+    peer.expect_unsubscribe().await;
+}
+
+#[tokio::test]
+async fn it_ends_with_the_last_handle_of_its_agent_and_its_filter_stays_at_the_broker() {
+    let (scripted, agent, mut main) = pair().await;
+    let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::OnTake), &scripted).await;
+    peer.publish(job(1)).await;
+    received(&agent, 1).await;
+    drop(agent);
+    main.expect_disconnect().await;
+    // What came before is still taken.
+    assert_eq!(text(&mut jobs).await, "1");
+    assert_eq!(peer.expect_puback().await, 1);
+    peer.expect_disconnect().await;
+    assert!(within(LIMIT, "the end of the stream", jobs.recv()).await.is_none());
+    std::thread::spawn(move || drop(jobs)).join().unwrap();
+}
+
+#[tokio::test]
+async fn a_closed_agent_closes_it_at_once() {
+    let (scripted, agent, mut main) = pair().await;
+    let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+    peer.publish(job(1)).await;
+    let message = next(&mut jobs).await;
+    within(LIMIT, "the end", agent.close()).await;
+    main.expect_disconnect().await;
+    peer.expect_disconnect().await;
+    message.ack();
+    assert!(within(LIMIT, "the end of the stream", jobs.recv()).await.is_none());
+    assert!(agent.subscribe("jobs").acks(Acks::OnTake).await.unwrap_err().is_closed());
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_those_who_work_and_counts_what_they_did_not_finish() {
+    let (scripted, agent, _main) = pair().await;
+    let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+    peer.publish(job(1)).await;
+    peer.publish(job(2)).await;
+    let (first, second) = (next(&mut jobs).await, next(&mut jobs).await);
+    let mut drain = pin!(agent.drain(secs(3600)));
+    assert!(is_pending(&mut drain).await);
+    first.ack();
+    assert_eq!(peer.expect_puback().await, 1);
+    assert!(is_pending(&mut drain).await);
+    drop(second);
+    peer.expect_disconnect().await;
+    assert!(within(LIMIT, "the end", drain).await.unwrap().is_empty());
+
+    let (scripted, agent, _main) = pair().await;
+    let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+    peer.publish(job(1)).await;
+    let _message = next(&mut jobs).await;
+    let unfinished = agent.drain(millis(50)).await.unwrap();
+    assert_eq!(unfinished.unacknowledged, 1);
+    assert_ne!(unfinished, Unfinished::default());
+}
+
+broker_test!(a_call_for_one_that_is_dropped_at_any_point_leaves_nothing, |broker| async move {
+    let line = Proxy::start(broker.addr()).await;
+    let agent = options(&line.url()).client_id("worker").clean_session(false).connect().await.unwrap();
+    let subscribe = || agent.subscribe("jobs").acks(Acks::OnTake).into_future();
+    let mut polls = 0;
+    loop {
+        let first = drop_after_polls(subscribe(), polls).await;
+        let second = drop_when_woken_after_polls(subscribe(), polls).await;
+        let is_done = first.is_some() && second.is_some();
+        drop((first, second));
+        nothing_left(&agent, "calls that were dropped").await;
+        if is_done {
+            break;
+        }
+        polls += 1;
+    }
+    line.wait_for_live(1).await;
+    // A session that was left with the filter would have queued this.
+    agent.publish("jobs", "lost").await.unwrap();
+    let mut jobs = subscribe().await.unwrap();
+    agent.publish("jobs", "kept").await.unwrap();
+    assert_eq!(text(&mut jobs).await, "kept");
+});
