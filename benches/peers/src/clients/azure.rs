@@ -22,13 +22,13 @@ pub(crate) struct Azure {
 
 impl Azure {
     async fn publish_one(&self, topic: &str, payload: Bytes) {
-        let topic = TopicName::new(topic.to_owned()).expect("a valid topic");
+        let topic = TopicName::new(topic).expect("a valid topic");
         let sent = self.client.publish_qos0(topic, false, payload, PublishProperties::default()).await;
         let _ = sent.expect("the session runs").await;
     }
 
     async fn subscribe(&self, filter: &str) {
-        let filter = TopicFilter::new(filter.to_owned()).expect("a valid filter");
+        let filter = TopicFilter::new(filter).expect("a valid filter");
         let (options, properties) = (RetainOptions::default(), SubscribeProperties::default());
         let asked = self.client.subscribe(filter, QoS::AtMostOnce, false, options, properties).await;
         asked.expect("the session runs").await.expect("the broker grants it");
@@ -49,7 +49,7 @@ impl Client for Azure {
         let options = SessionOptionsBuilder::default().connection_settings(settings).build().expect("valid options");
         let session = Session::new(options).expect("a session");
         let client = session.create_managed_client();
-        let filter = TopicFilter::new("dev/+/rpc/res".to_owned()).expect("a valid filter");
+        let filter = TopicFilter::new("dev/+/rpc/res").expect("a valid filter");
         let mut receiver = client.create_filtered_pub_receiver(filter);
         let replies: Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>> = Arc::default();
         tokio::spawn(session.run());
@@ -82,7 +82,7 @@ impl Client for Azure {
         if qos > 1 {
             return false;
         }
-        let topic = TopicName::new("bench/data".to_owned()).expect("a valid topic");
+        let topic = TopicName::new("bench/data").expect("a valid topic");
         for first in (0..count).step_by(AT_ONCE) {
             all((first..count.min(first + AT_ONCE)).map(|_| async {
                 let (topic, payload, properties) = (topic.clone(), payload.clone(), PublishProperties::default());
@@ -100,7 +100,7 @@ impl Client for Azure {
     }
 
     async fn receive(&self, flood: String, count: usize) -> Duration {
-        let filter = TopicFilter::new("flood/data".to_owned()).expect("a valid filter");
+        let filter = TopicFilter::new("flood/data").expect("a valid filter");
         let mut data = self.client.create_filtered_pub_receiver(filter);
         let start = Instant::now();
         self.publish_one(&flood, Bytes::new()).await;
