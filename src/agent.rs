@@ -35,6 +35,20 @@ use crate::{Error, QoS, Topic};
 /// When the last handle is dropped, what was accepted is still sent and acknowledged (for at most the agent's
 /// [`timeout`](Options::timeout)), then the agent disconnects. A [`Subscription`](crate::Subscription) is no handle; a
 /// call that is being awaited is.
+///
+/// ```no_run
+/// use mqtt_agent::{Agent, Error};
+///
+/// /// Cloned, it goes wherever it is needed; all clones are one agent.
+/// async fn example() -> Result<(), Error> {
+///     let agent = Agent::connect("mqtt://localhost").await?;
+///     let clone = agent.clone();
+///     let task = tokio::spawn(async move { clone.publish("devices/42/led", "on").await });
+///     agent.publish("devices/43/led", "on").await?;
+///     task.await.expect("it does not panic")?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Agent {
     shared: Arc<Shared>,
@@ -292,8 +306,9 @@ impl Agent {
     /// request left; [`ErrorKind::Remote`](crate::ErrorKind::Remote) if the reply is an error (see
     /// [`Request::error_from`]), with the reply in [`Error::messages`];
     /// [`ErrorKind::NoResponders`](crate::ErrorKind::NoResponders) if the broker says that nobody is there;
-    /// [`ErrorKind::KeyInUse`](crate::ErrorKind::KeyInUse) if another call waits for the same reply; [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the
-    /// reply filter, [`ErrorKind::PublishRefused`](crate::ErrorKind::PublishRefused) if it refuses the message;
+    /// [`ErrorKind::KeyInUse`](crate::ErrorKind::KeyInUse) if another call waits for the same reply;
+    /// [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) if the broker refuses the reply filter,
+    /// [`ErrorKind::PublishRefused`](crate::ErrorKind::PublishRefused) if it refuses the message;
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) without a
     /// [`reply_to`](Request::reply_to) before MQTT 5, or [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
     /// where only the connection showed the version; [`InvalidTopic`](crate::ErrorKind::InvalidTopic),

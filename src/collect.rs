@@ -14,6 +14,16 @@ use crate::subscribe::{Retained, Subscribe};
 use crate::{Error, Message, QoS};
 
 /// Messages about to be collected; made by [`Agent::collect`](crate::Agent::collect). Await it.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::Retained;
+/// use std::time::Duration;
+///
+/// let states = agent.collect("devices/+/state", 3, Duration::from_secs(1)).retained(Retained::Only).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is collected until this is awaited"]
 #[derive(Debug, Clone)]
 pub struct Collect {

@@ -133,6 +133,16 @@ pub(crate) struct Close {
 }
 
 /// What a drain left undone.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// let unfinished = agent.drain(std::time::Duration::from_secs(5)).await?;
+/// if !unfinished.is_empty() {
+///     eprintln!("{} publishes, {} requests", unfinished.publishes, unfinished.requests);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Unfinished {

@@ -18,7 +18,8 @@ pub use problem::Problem;
 /// What went wrong in a call, a connection or a stream.
 ///
 /// Match on [`kind`](Self::kind); where a message was to be sent, [`outcome`](Self::outcome) tells whether it may
-/// be sent again without the risk of doing it twice. The text never contains a password or a payload.
+/// be sent again without the risk of doing it twice. The text never contains a password, nor a payload but for the
+/// beginning of what the other side of a request said in place of an answer ([`ErrorKind::Remote`]).
 ///
 /// ```
 /// use mqtt_agent::{ErrorKind, Topic};
@@ -169,6 +170,15 @@ impl From<ReasonCode> for Refusal {
 }
 
 /// What the one who was asked said in place of an answer; see [`ErrorKind::Remote`].
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) {
+/// let call = agent.request("dev/42/rpc", "open").reply_to("dev/42/res").await;
+/// if let Some(remote) = call.as_ref().err().and_then(|error| error.remote()) {
+///     println!("the device says {:?}: {}", remote.code, remote.message);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RemoteError {
@@ -205,6 +215,23 @@ impl std::error::Error for RemoteError {}
 
 /// What became of the message of a failed [`publish`](crate::Agent::publish) or
 /// [`request`](crate::Agent::request).
+///
+/// ```no_run
+/// use mqtt_agent::{Agent, Error, Outcome};
+///
+/// /// Whether it was opened; once more where that can do no harm.
+/// async fn open(agent: &Agent) -> Result<bool, Error> {
+///     for _ in 0..3 {
+///         match agent.publish("door/1/cmd", "open").await {
+///             Ok(_) => return Ok(true),
+///             Err(error) if error.is_closed() => return Err(error),
+///             Err(error) if error.outcome() == Outcome::NotSent => {}
+///             Err(error) => return Err(error),
+///         }
+///     }
+///     Ok(false)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]

@@ -29,6 +29,9 @@
 //! # }
 //! ```
 //!
+//! The package also holds a manual, in `docs/manual`: from the first program to production, with tables of outcomes,
+//! promises, options and symptoms.
+//!
 //! # Many devices at once
 //!
 //! A call is a future like any other. They share one connection, and the calls to different devices do not wait for
@@ -111,8 +114,9 @@
 //! to a request that nobody is there for ([`ErrorKind::NoResponders`]). What only MQTT 5 can do is an
 //! [`ErrorKind::Unsupported`] on a connection of an earlier version, and never dropped without a word.
 //!
-//! **Overlapping filters**, such as `a/#` and `a/+`, give each subscriber one copy of a message with MQTT 5, by its
-//! subscription identifiers, which the agent sets and reads by itself.
+//! **Overlapping filters**, such as `a/+` and `+/b`, give each subscriber one copy of a message with MQTT 5, by its
+//! subscription identifiers, which the agent sets and reads by itself. Before that, one copy where one filter covers the
+//! other, as `a/#` does `a/+`; else as many as the broker sends.
 //!
 //! # Ways to a broker
 //!
@@ -133,7 +137,7 @@
 //!   program installs or hands in ([`Options::crypto_provider`]). Where several are on, the first of them counts.
 //! - `websocket` (default): `ws` and `wss`.
 //! - `proxy`: HTTP CONNECT and SOCKS5.
-//! - `serde`: `Deserialize` for [`Options`].
+//! - `serde`: `Deserialize` for [`Options`], `Serialize` for [`Problem`]. `axum`: an [`Error`] is an answer of a handler.
 //! - `json`: JSON payloads, and the conventions of devices that speak it. `trace-context`: W3C `traceparent` in user
 //!   properties.
 //! - `blocking`: the same verbs without async. `metrics`: counters and histograms for the facade of that name. `testing`:
@@ -155,6 +159,7 @@ mod command;
 mod connection;
 mod dial;
 mod error;
+mod events;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -213,7 +218,32 @@ pub use transport::{Endpoint, Scheme};
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls", feature = "tls-ring", feature = "tls-no-provider"))))]
 pub use tokio_rustls::rustls;
 
-/// The examples of the README, compiled.
+/// The examples of the pages, compiled. One module each, so that a failure names its page.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    macro_rules! pages {
+        ($($name:ident $path:literal,)*) => {$(
+            #[doc = include_str!($path)]
+            mod $name {}
+        )*};
+    }
+
+    pages! {
+        readme "../README.md",
+        manual "../docs/manual/README.md",
+        connecting "../docs/manual/connecting.md",
+        publishing "../docs/manual/publishing.md",
+        subscribing "../docs/manual/subscribing.md",
+        requests "../docs/manual/requests.md",
+        serving "../docs/manual/serving.md",
+        sync "../docs/manual/sync.md",
+        brokers "../docs/manual/brokers.md",
+        promises "../docs/manual/promises.md",
+        testing "../docs/manual/testing.md",
+        observability "../docs/manual/observability.md",
+        tuning "../docs/manual/tuning.md",
+        paho_python "../docs/migrating/paho-python.md",
+        event_loop "../docs/migrating/event-loop.md",
+        mqtt_async_client "../docs/migrating/mqtt-async-client.md",
+    }
+}

@@ -82,6 +82,16 @@ pub struct Options {
 }
 
 /// What a call does while there is no connection.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::Offline;
+///
+/// agent.publish("metrics/load", "0.7").offline(Offline::Queue).await?; // sent when there is a connection
+/// agent.publish("door/1/cmd", "open").offline(Offline::Fail).await?; // now or not at all
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Offline {
@@ -349,7 +359,11 @@ impl Options {
         self
     }
 
-    /// Connects; the same as [`Agent::connect`] with these options.
+    /// Connects, and returns once the broker has accepted (CONNACK); the same as [`Agent::connect`] with these options.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Agent::connect`].
     ///
     /// # Errors
     ///
@@ -358,7 +372,7 @@ impl Options {
         Agent::connect(self).await
     }
 
-    /// Connects in the background; the same as [`Agent::connect_lazy`] with these options.
+    /// Returns at once and connects in the background; the same as [`Agent::connect_lazy`] with these options.
     ///
     /// # Errors
     ///

@@ -13,6 +13,20 @@ use crate::{Error, Topic};
 ///
 /// Earlier versions carry none: publishing with one on such a connection is
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and a message that arrived by one has none.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use std::time::Duration;
+///
+/// agent.publish("devices/42/led", "on").message_expiry(Duration::from_secs(5)).user_property("by", "web-1").await?;
+///
+/// let mut commands = agent.subscribe("devices/42/led").await?;
+/// if let Some(Ok(command)) = commands.recv().await {
+///     println!("{:?}", command.properties().user_property("by"));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Properties {

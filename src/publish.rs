@@ -43,12 +43,24 @@ pub struct Publish {
     content: Content,
     qos: QoS,
     retain: bool,
-    properties: Properties,
+    /// Apart, so that a message without any does not carry their room along.
+    properties: Option<Box<Properties>>,
     timeout: Duration,
     offline: Offline,
 }
 
 /// How far a publish got when its call returned without an error.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::Delivery;
+///
+/// if agent.publish("alarms/door", "open").await? == Delivery::NoSubscribers {
+///     eprintln!("nobody listens");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Delivery {
@@ -72,8 +84,8 @@ impl Publish {
 
     pub(crate) fn with_content(agent: Agent, topic: Result<Topic, Error>, content: Content) -> Self {
         let options = agent.options();
-        let (timeout, offline, properties) = (options.timeout, options.offline, Properties::default());
-        Self { agent, topic, content, qos: QoS::default(), retain: false, properties, timeout, offline }
+        let (timeout, offline) = (options.timeout, options.offline);
+        Self { agent, topic, content, qos: QoS::default(), retain: false, properties: None, timeout, offline }
     }
 
     /// Makes this value, as JSON, the payload in place of the one given before. On MQTT 5 the content type
@@ -113,44 +125,45 @@ impl Publish {
     /// for each of them: on a connection of an earlier version the call fails with
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). Default: nothing.
     pub fn properties(mut self, properties: Properties) -> Self {
-        self.properties = properties;
+        self.properties = Some(Box::new(properties));
         self
     }
 
     /// How long the message is worth delivering, counted from when this is awaited; rounded up to whole seconds. The
     /// agent does not send it after that, and the broker does not deliver it. Default: for ever.
     pub fn message_expiry(mut self, message_expiry: Duration) -> Self {
-        self.properties.message_expiry = Some(message_expiry);
+        self.properties.get_or_insert_default().message_expiry = Some(message_expiry);
         self
     }
 
     /// What the payload is, as a MIME type.
     pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
-        self.properties.content_type = Some(content_type.into());
+        self.properties.get_or_insert_default().content_type = Some(content_type.into());
         self
     }
 
     /// Declares the payload to be UTF-8 text.
     pub fn payload_is_utf8(mut self, payload_is_utf8: bool) -> Self {
-        self.properties.payload_is_utf8 = payload_is_utf8;
+        self.properties.get_or_insert_default().payload_is_utf8 = payload_is_utf8;
         self
     }
 
     /// Where an answer is awaited. [`Agent::request`] sets this, and waits for it.
     pub fn response_topic(mut self, topic: Topic) -> Self {
-        self.properties.response_topic = Some(topic);
+        self.properties.get_or_insert_default().response_topic = Some(topic);
         self
     }
 
     /// What an answer must carry.
     pub fn correlation_data(mut self, data: impl Into<Bytes>) -> Self {
-        self.properties.correlation_data = Some(data.into());
+        self.properties.get_or_insert_default().correlation_data = Some(data.into());
         self
     }
 
     /// Adds a name and a value for the application.
     pub fn user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.properties.user_properties.push((name.into(), value.into()));
+        let properties = self.properties.get_or_insert_default();
+        properties.user_properties.push((name.into(), value.into()));
         self
     }
 
@@ -179,25 +192,27 @@ impl Publish {
     /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic) and
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) for a message that cannot be sent.
     pub fn try_send(self) -> Result<(), Error> {
-        let (publish, expires) = self.check()?;
-        let share = self.agent.take_share(weight(&publish))?;
+        let offline = self.offline;
+        let (agent, publish, expires) = self.check()?;
+        let share = agent.take_share(weight(&publish))?;
         let command = command::Publish {
             publish,
             expires,
-            offline: self.offline,
+            offline,
             // Nothing else ends it.
             deadline: expires,
             reply: None,
             share: Some(share),
         };
-        self.agent.try_command(Command::Publish(command))
+        agent.try_command(Command::Publish(command))
     }
 
-    /// The message, and when it expires.
-    fn check(&self) -> Result<(wire::Publish, Option<Instant>), Error> {
-        let (topic, properties) = (self.topic.clone()?, self.properties.clone());
-        let publish = self.content.clone().publish(topic, self.qos, self.retain, properties, self.agent.options())?;
-        Ok((publish, self.properties.message_expiry.map(deadline_after)))
+    /// Whose it is, the message, and when it expires.
+    fn check(self) -> Result<(Agent, wire::Publish, Option<Instant>), Error> {
+        let Self { agent, topic, content, qos, retain, properties, .. } = self;
+        let expires = properties.as_ref().and_then(|properties| properties.message_expiry).map(deadline_after);
+        let publish = content.publish(topic?, qos, retain, properties, agent.options())?;
+        Ok((agent, publish, expires))
     }
 }
 
@@ -206,22 +221,17 @@ impl IntoFuture for Publish {
     type IntoFuture = PublishFuture;
 
     fn into_future(self) -> PublishFuture {
-        let (publish, expires) = match self.check() {
+        let (timeout, offline) = (self.timeout, self.offline);
+        let (agent, publish, expires) = match self.check() {
             Ok(checked) => checked,
             Err(error) => return PublishFuture(Call::refused(error)),
         };
-        let deadline = deadline_after(self.timeout);
+        let deadline = deadline_after(timeout);
         let deadline = expires.map_or(deadline, |expires| deadline.min(expires));
         let (reply, answer) = Reply::channel();
-        let command = command::Publish {
-            publish,
-            expires,
-            offline: self.offline,
-            deadline: Some(deadline),
-            reply: Some(reply),
-            share: None,
-        };
-        PublishFuture(Call::new(self.agent.into_shared(), Command::Publish(command), answer, deadline))
+        let command =
+            command::Publish { publish, expires, offline, deadline: Some(deadline), reply: Some(reply), share: None };
+        PublishFuture(Call::new(agent.into_shared(), Command::Publish(command), answer, deadline))
     }
 }
 
@@ -286,19 +296,18 @@ impl Content {
         topic: Topic,
         qos: QoS,
         retain: bool,
-        asked: Properties,
+        asked: Option<Box<Properties>>,
         options: &Options,
     ) -> Result<wire::Publish, Error> {
-        let lenient = asked.is_empty();
-        let mut properties = asked;
+        let mut properties = asked.filter(|asked| !asked.is_empty());
+        let lenient = properties.is_none();
         if options.version.may_be_5() {
             if let Some(implied) = self.implied {
-                properties.fill_from(*implied);
+                properties.get_or_insert_default().fill_from(*implied);
             }
             #[cfg(feature = "trace-context")]
             options.trace(&mut properties);
         }
-        let properties = (!properties.is_empty()).then(|| Box::new(properties));
         let publish = wire::Publish { topic, payload: self.payload?, qos, retain, properties, lenient };
         check_publish(&publish, options.version)?;
         Ok(publish)

@@ -54,6 +54,13 @@ where
 /// Tries for ever: each delay is double the one before up to a limit, plus a random share of itself, so that a fleet
 /// of clients does not come back all at once. After a refusal of credentials, which seldom mends itself, it waits the
 /// limit at once.
+///
+/// ```
+/// use mqtt_agent::{Backoff, Options};
+/// use std::time::Duration;
+///
+/// let options = Options::new("localhost").reconnect(Backoff::new(Duration::from_millis(50), Duration::from_secs(5)));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,

@@ -38,7 +38,7 @@ pub struct Request {
     topic: Result<Topic, Error>,
     content: Content,
     qos: QoS,
-    properties: Properties,
+    properties: Option<Box<Properties>>,
     reply_to: Option<Result<Filter, Error>>,
     rejected_by: Option<Result<Filter, Error>>,
     correlation: Option<Correlation>,
@@ -56,7 +56,7 @@ impl Request {
             topic,
             content: Content::bytes(payload),
             qos: QoS::default(),
-            properties: Properties::default(),
+            properties: None,
             reply_to: None,
             rejected_by: None,
             correlation: None,
@@ -166,13 +166,14 @@ impl Request {
     /// topic and the correlation data are set by [`Correlation::data`]; the message expiry is the time that is left of
     /// the call. Default: nothing.
     pub fn properties(mut self, properties: Properties) -> Self {
-        self.properties = properties;
+        self.properties = Some(Box::new(properties));
         self
     }
 
     /// Adds a name and a value for the application, as [`properties`](Self::properties).
     pub fn user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.properties.user_properties.push((name.into(), value.into()));
+        let properties = self.properties.get_or_insert_default();
+        properties.user_properties.push((name.into(), value.into()));
         self
     }
 
@@ -282,6 +283,7 @@ impl Request {
         let key = correlation.key(self.content.payload()?, || self.agent.correlation_data(id))?;
         let mut properties = self.properties;
         if let Some(Key { extract: Extract::Data, value }) = key.as_deref() {
+            let properties = properties.get_or_insert_default();
             properties.correlation_data = Some(value.clone());
             if let Some(filter) = &reply_to {
                 properties.response_topic = Some(response_topic(filter)?);

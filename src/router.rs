@@ -126,10 +126,7 @@ impl<V> Router<V> {
                 next = waiting.pop();
                 continue;
             };
-            let (level, rest) = match rest.split_once('/') {
-                Some((level, rest)) => (level, Some(rest)),
-                None => (rest, None),
-            };
+            let (level, rest) = first_level(rest);
             let named = node.named.get(level).map(|child| (child, rest));
             let plus = node.plus.filter(|_| sees).map(|child| (child, rest));
             if let (Some(_), Some(plus)) = (named, plus) {
@@ -349,6 +346,15 @@ impl<'t> Waiting<'t> {
             self.used = self.used.checked_sub(1)?;
             Some(self.first[self.used])
         })
+    }
+}
+
+/// The first level, and the others if there are any. Levels are short: a search made for long texts would cost more than
+/// what it looks at.
+fn first_level(text: &str) -> (&str, Option<&str>) {
+    match text.bytes().position(|byte| byte == b'/') {
+        Some(end) => (&text[..end], Some(&text[end + 1..])),
+        None => (text, None),
     }
 }
 

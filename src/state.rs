@@ -9,6 +9,22 @@ use tokio::time::Instant;
 use crate::{Endpoint, Error, Terms};
 
 /// The state of an agent's connection; watched through [`Agent::state`](crate::Agent::state).
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) {
+/// use mqtt_agent::State;
+///
+/// let mut state = agent.state();
+/// while state.changed().await.is_ok() {
+///     match &*state.borrow() {
+///         State::Connected { endpoint, terms, .. } => println!("{endpoint}, {:?}", terms.version),
+///         State::Disconnected { reason, .. } => println!("no connection: {reason}"),
+///         State::Closed { .. } => println!("the end"),
+///         _ => {}
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum State {

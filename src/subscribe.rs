@@ -8,14 +8,14 @@ use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
 use futures_core::{FusedStream, Stream};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::{timeout, Instant};
-use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
-use tokio_stream::wrappers::BroadcastStream;
 
 use crate::agent::Agent;
 use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Event, Feed, Reply, SubscriberGuard, Wish};
+use crate::events::Events;
 use crate::options::{check_capacity, Offline};
 use crate::siblings::{self, Opened, Sibling};
 use crate::stats::Counters;
@@ -319,7 +319,7 @@ impl Future for SubscribeFuture {
             (Ok(feed), own) => {
                 let guard = Guard { subscriber: feed.guard, _own: own.map(|own| Box::new(own.sibling)) };
                 Ok(Subscription {
-                    events: BroadcastStream::new(feed.events),
+                    events: Events::new(feed.events),
                     channel: feed.channel,
                     guard: Arc::new(guard),
                     granted: feed.granted.into(),
@@ -360,7 +360,7 @@ impl Future for SubscribeFuture {
 /// ```
 #[must_use = "dropping a subscription ends it"]
 pub struct Subscription {
-    events: BroadcastStream<Event>,
+    events: Events,
     channel: broadcast::WeakSender<Event>,
     guard: Arc<Guard>,
     granted: Arc<[(Filter, QoS)]>,
@@ -424,7 +424,7 @@ impl Clone for Subscription {
             None => broadcast::channel(1).1,
         };
         Self {
-            events: BroadcastStream::new(events),
+            events: Events::new(events),
             channel: self.channel.clone(),
             guard: self.guard.clone(),
             granted: self.granted.clone(),
@@ -443,19 +443,19 @@ impl Stream for Subscription {
         if self.is_ended {
             return Poll::Ready(None);
         }
-        Poll::Ready(match ready!(Pin::new(&mut self.events).poll_next(cx)) {
-            Some(Ok(mut event)) => {
+        Poll::Ready(match ready!(self.events.poll_recv(cx)) {
+            Ok(mut event) => {
                 let by_hand = |message: &Message| self.acks == Acks::Manual && message.qos() != QoS::AtMostOnce;
                 if let Some(message) = event.as_mut().ok().filter(|message| !by_hand(message)) {
                     message.take();
                 }
                 Some(event)
             }
-            Some(Err(BroadcastStreamRecvError::Lagged(lost))) => {
+            Err(RecvError::Lagged(lost)) => {
                 self.counters.lagged().add_shared(lost);
                 Some(Err(Error::lagging(lost)))
             }
-            None => {
+            Err(RecvError::Closed) => {
                 self.is_ended = true;
                 None
             }

@@ -13,6 +13,7 @@
 //! | `mqtt.publish` | debug | `topic`, `qos`, `retain`, `payload_bytes`, `error` |
 //! | `mqtt.subscribe` | debug | `filters`, `qos`, `error` |
 //! | `mqtt.request` | debug | `topic`, `reply_to` where it is given, `qos`, `payload_bytes`, `error` |
+//! | `mqtt.serve` | debug | `topic`, `payload_bytes`, `failed` where the answer is an error: one request in its handler; a root |
 //! | `mqtt.connect` | debug | `broker`, `error`: one attempt, from the name look-up to the CONNACK; a root |
 //!
 //! # Events
@@ -50,7 +51,7 @@ use tracing::field::{display, Empty};
 use tracing::{debug_span, Instrument, Span};
 
 use crate::command::Command;
-use crate::{Endpoint, Error};
+use crate::{Endpoint, Error, Message};
 
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -95,6 +96,18 @@ pub(crate) fn call(command: &Command) -> Span {
             )
         }
     }
+}
+
+/// One request in its handler. What asked for it is elsewhere: see `IncomingRequest::traceparent`.
+pub(crate) fn serving(request: &Message) -> Span {
+    debug_span!(
+        target: TARGET,
+        parent: None,
+        "mqtt.serve",
+        topic = request.topic().as_str(),
+        payload_bytes = request.payload().len(),
+        failed = Empty
+    )
 }
 
 /// Ends a span with what came of it.

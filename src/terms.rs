@@ -5,6 +5,12 @@ use std::time::Duration;
 use crate::QoS;
 
 /// The versions of MQTT an agent can speak.
+///
+/// ```
+/// use mqtt_agent::{Options, Version};
+///
+/// let options = Options::new("localhost").version(Version::Auto);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Version {
@@ -31,6 +37,16 @@ impl Version {
 /// version, what that version implies. Part of [`State::Connected`](crate::State::Connected).
 ///
 /// The agent keeps to all of them by itself.
+///
+/// ```no_run
+/// # fn example(agent: mqtt_agent::Agent) {
+/// use mqtt_agent::State;
+///
+/// if let State::Connected { terms, .. } = &*agent.state().borrow() {
+///     println!("{}: packets of {:?} bytes at most", terms.client_id, terms.maximum_packet_size);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Terms {

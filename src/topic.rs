@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use bytestring::ByteString;
+
 use crate::error::Error;
 
 /// The name a message is published under: levels parted by `/`.
@@ -28,8 +30,11 @@ use crate::error::Error;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Topic(String);
+///
+/// The topic of a [`Message`](crate::Message) shares the buffer it was read into, as the payload does. A clone has memory
+/// of its own, so that topics may be kept for long.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Topic(ByteString);
 
 impl Topic {
     /// Checks `text` and makes it a topic.
@@ -38,15 +43,20 @@ impl Topic {
     ///
     /// If `text` breaks one of the rules [above](Topic); the error says which.
     pub fn new(text: impl Into<String>) -> Result<Self, Error> {
-        Self::from_wire(text.into())
+        Self::from_wire(text.into().into())
     }
 
-    /// The topic of a received message: a broker is not trusted to send valid ones.
-    pub(crate) fn from_wire(text: String) -> Result<Self, Error> {
+    /// The topic of a received message.
+    pub(crate) fn from_wire(text: ByteString) -> Result<Self, Error> {
         match check_topic(&text) {
             Ok(()) => Ok(Self(text)),
             Err(why) => Err(Error::invalid_topic(&text, why)),
         }
+    }
+
+    /// One more of the same text, at no cost.
+    pub(crate) fn share(&self) -> Self {
+        Self(self.0.clone())
     }
 
     /// The topic as text.
@@ -58,16 +68,11 @@ impl Topic {
     pub fn levels(&self) -> impl DoubleEndedIterator<Item = &str> + Clone + '_ {
         self.0.split('/')
     }
+}
 
-    /// Lends the text to the codec, which wants to own a `String`. The topic is empty, so not
-    /// valid, until [`restore`](Self::restore) puts the text back.
-    pub(crate) fn take(&mut self) -> String {
-        std::mem::take(&mut self.0)
-    }
-
-    /// Puts back what [`take`](Self::take) lent.
-    pub(crate) fn restore(&mut self, text: String) {
-        self.0 = text;
+impl Clone for Topic {
+    fn clone(&self) -> Self {
+        Self(self.as_str().into())
     }
 }
 
@@ -216,7 +221,7 @@ impl TryFrom<Topic> for Filter {
 
 impl From<Topic> for String {
     fn from(topic: Topic) -> Self {
-        topic.0
+        topic.as_str().into()
     }
 }
 
@@ -442,16 +447,6 @@ mod tests {
         }
         let topic = Topic::new("$shared/a").unwrap();
         assert!(Filter::try_from(&topic).unwrap().matches(&topic));
-    }
-
-    #[test]
-    fn a_lent_topic_comes_back() {
-        let mut topic = Topic::new("a/b").unwrap();
-        let lent = topic.take();
-        let lent_at = lent.as_ptr();
-        topic.restore(lent);
-        assert_eq!(format!("{topic:>5}"), "  a/b");
-        assert_eq!(topic.as_str().as_ptr(), lent_at);
     }
 
     /// The rules as the specification words them, on levels.

@@ -1,10 +1,12 @@
 //! A broker that only acknowledges: what is measured against it is the client.
 //!
-//! It speaks raw MQTT 3.1.1 on blocking sockets, one thread per connection, and answers all packets of one read with one
-//! write. It shares no code with the crate under test. Some topics are special:
+//! It speaks raw MQTT 3.1.1 and 5 on blocking sockets, one thread per connection, and answers all packets of one read with
+//! one write. It shares no code with the crate under test. Some topics are special:
 //!
-//! - a PUBLISH to `<x>/rpc` is answered, as a device would, by the same payload on `<x>/rpc/res`;
-//! - a PUBLISH to `flood/<n>` is answered by n PUBLISHes of 64 bytes on `flood/data`;
+//! - a PUBLISH to `<x>/rpc` is answered, as a device would, by the same payload on `<x>/rpc/res`, or where MQTT 5 says
+//!   that the answer is awaited, with the correlation data that it came with;
+//! - a PUBLISH to `flood/<n>` is answered by n PUBLISHes of 64 bytes on `flood/data`; the payload may be given in another
+//!   size, as `flood/<n>/<bytes>`;
 //! - a PUBLISH to `spread/<m>/<n>` is answered by n of them on `spread/0/data` to `spread/<m-1>/data`, each in its turn
 //!   in an order that no cache can guess;
 //! - nothing else is delivered to anyone; it is counted, see [`NullBroker::wait_published`].
@@ -16,10 +18,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::cores;
+use super::cores;
 
 const FLOOD_TOPIC: &str = "flood/data";
-const FLOOD_PAYLOAD: [u8; 64] = [b'x'; 64];
+const FLOOD_PAYLOAD: usize = 64;
 const BUFFER: usize = 64 * 1024;
 
 /// On a core of its own a connection looks for more before it sleeps: the client then pays for its own packets and not for
@@ -43,12 +45,9 @@ struct Shared {
     sockets: Mutex<Vec<TcpStream>>,
 }
 
-impl NullBroker {
-    /// With a core, its threads run there and nowhere else.
-    pub(crate) fn start(core: Option<usize>) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
-        let address = listener.local_addr().expect("the bound address");
-        let shared = Arc::new(Shared {
+impl Shared {
+    fn new(core: Option<usize>) -> Self {
+        Self {
             core,
             published: AtomicU64::new(0),
             awaited: AtomicU64::new(u64::MAX),
@@ -56,7 +55,16 @@ impl NullBroker {
             waiter: Mutex::new(()),
             stopping: AtomicBool::new(false),
             sockets: Mutex::new(Vec::new()),
-        });
+        }
+    }
+}
+
+impl NullBroker {
+    /// With a core, its threads run there and nowhere else.
+    pub(crate) fn start(core: Option<usize>) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
+        let address = listener.local_addr().expect("the bound address");
+        let shared = Arc::new(Shared::new(core));
         let acceptor = thread::spawn({
             let shared = Arc::clone(&shared);
             move || {
@@ -87,6 +95,33 @@ impl NullBroker {
         }
         self.shared.awaited.store(u64::MAX, Ordering::SeqCst);
     }
+}
+
+/// Connects to another broker and does there what the null broker does by itself: answers requests, and floods. Returns
+/// when that is ready; ends with the connection.
+#[allow(dead_code, reason = "not every bench has a broker of another kind")]
+pub(crate) fn serve_devices(broker: SocketAddr, core: Option<usize>) -> std::io::Result<()> {
+    // MQTT 5, clean start, no keep alive, client id "device"; then four filters, each without what it publishes itself.
+    const CONNECT: &[u8] = b"\x10\x13\0\x04MQTT\x05\x02\0\0\0\0\x06device";
+    const SUBSCRIBE: &[u8] =
+        b"\x82\x32\0\x01\0\0\x09dev/+/rpc\x04\0\x07flood/+\x04\0\x09flood/+/+\x04\0\x0Aspread/+/+\x04";
+    let mut socket = TcpStream::connect(broker)?;
+    socket.write_all(CONNECT)?;
+    socket.write_all(SUBSCRIBE)?;
+    for _ in ["CONNACK", "SUBACK"] {
+        let mut header = [0; 2];
+        socket.read_exact(&mut header)?;
+        socket.read_exact(&mut vec![0; header[1].into()])?;
+    }
+    thread::spawn(move || {
+        if let Some(core) = core {
+            cores::pin_current_thread(&core.to_string());
+        }
+        // It shares its core with the broker, and must not spin there.
+        let shared = Shared::new(None);
+        let _ = Connection::new(socket, &shared).and_then(|connection| Connection { is_v5: true, ..connection }.run());
+    });
+    Ok(())
 }
 
 impl Drop for NullBroker {
@@ -124,6 +159,8 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 
 struct Connection<'a> {
     socket: TcpStream,
+    /// Whether MQTT 5 is spoken.
+    is_v5: bool,
     shared: &'a Shared,
     replies: Vec<u8>,
     arrived: u64,
@@ -133,7 +170,7 @@ impl<'a> Connection<'a> {
     fn new(socket: TcpStream, shared: &'a Shared) -> std::io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(shared.core.is_some())?;
-        Ok(Self { socket, shared, replies: Vec::with_capacity(2 * BUFFER), arrived: 0 })
+        Ok(Self { socket, is_v5: false, shared, replies: Vec::with_capacity(2 * BUFFER), arrived: 0 })
     }
 
     fn run(&mut self) -> std::io::Result<()> {
@@ -195,16 +232,23 @@ impl<'a> Connection<'a> {
 
     fn answer(&mut self, first: u8, body: &[u8]) -> std::io::Result<()> {
         match first >> 4 {
-            1 => self.replies.extend_from_slice(&[0x20, 2, 0, 0]),
+            1 => self.connect(body),
             3 => self.publish(first, body)?,
             6 => self.replies.extend_from_slice(&[0x70, 2, body[0], body[1]]),
             8 => self.subscribe(body),
-            10 => self.replies.extend_from_slice(&[0xB0, 2, body[0], body[1]]),
+            10 => self.unsubscribe(body),
             12 => self.replies.extend_from_slice(&[0xD0, 0]),
             14 => self.socket.shutdown(Shutdown::Both)?,
             _ => {}
         }
         Ok(())
+    }
+
+    fn connect(&mut self, body: &[u8]) {
+        // Behind the name of the protocol.
+        self.is_v5 = body[2 + length(body)] == 5;
+        let accepted: &[u8] = if self.is_v5 { &[0x20, 3, 0, 0, 0] } else { &[0x20, 2, 0, 0] };
+        self.replies.extend_from_slice(accepted);
     }
 
     fn publish(&mut self, first: u8, body: &[u8]) -> std::io::Result<()> {
@@ -218,48 +262,73 @@ impl<'a> Connection<'a> {
                 &rest[2..]
             }
         };
+        let (properties, payload) = if self.is_v5 { split_properties(payload) } else { (&[][..], payload) };
         if topic.ends_with(b"/rpc") {
-            encode_publish(&mut self.replies, &[topic, b"/res"], payload);
-        } else if let Some(count) = topic.strip_prefix(b"flood/") {
-            let count = std::str::from_utf8(count).ok().and_then(|digits| digits.parse().ok());
-            let topic = FLOOD_TOPIC.to_owned();
-            self.flood(std::iter::once(topic), count.unwrap_or(0))?;
+            let (reply_to, correlation) = response(properties);
+            let properties = self.is_v5.then_some(correlation);
+            match reply_to {
+                Some(reply_to) => encode_publish(&mut self.replies, &[reply_to], properties, payload),
+                None => encode_publish(&mut self.replies, &[topic, b"/res"], properties, payload),
+            }
+        } else if let Some(numbers) = topic.strip_prefix(b"flood/") {
+            let mut numbers = numbers.split(|byte| *byte == b'/').map(number);
+            let count = numbers.next().flatten().unwrap_or(0);
+            let payload = numbers.next().flatten().unwrap_or(FLOOD_PAYLOAD);
+            self.flood(std::iter::once(FLOOD_TOPIC.to_owned()), count, payload)?;
         } else if let Some(numbers) = topic.strip_prefix(b"spread/") {
             let numbers = std::str::from_utf8(numbers).ok().and_then(|numbers| numbers.split_once('/'));
             let parsed = numbers.and_then(|(topics, count)| Some((topics.parse::<usize>().ok()?, count.parse().ok()?)));
             if let Some((topics, count)) = parsed {
                 // Any step that has no factor in common with the number of topics visits each of them.
                 let step = (topics * 5 / 8..).find(|step| greatest_common_divisor(*step, topics) == 1).unwrap_or(1);
-                self.flood((0..topics).map(|n| format!("spread/{}/data", n * step % topics)), count)?;
+                self.flood((0..topics).map(|n| format!("spread/{}/data", n * step % topics)), count, FLOOD_PAYLOAD)?;
             }
         }
         Ok(())
     }
 
     fn subscribe(&mut self, body: &[u8]) {
-        let (id, mut filters) = body.split_at(2);
-        let header = self.replies.len();
-        self.replies.extend_from_slice(&[0x90, 0, id[0], id[1]]);
-        let mut granted = 2;
+        let (id, filters) = body.split_at(2);
+        let mut filters = if self.is_v5 { split_properties(filters).1 } else { filters };
+        let mut granted = id.to_vec();
+        granted.extend_from_slice(if self.is_v5 { &[0] } else { &[] });
         while !filters.is_empty() {
             let qos = 2 + length(filters);
-            self.replies.push(filters[qos]);
+            granted.push(filters[qos] & 3);
             filters = &filters[qos + 1..];
-            granted += 1;
         }
-        // The length may take two bytes: a hundred filters in one SUBSCRIBE are nothing unusual.
-        let mut encoded = Vec::new();
-        encode_length(&mut encoded, granted);
-        self.replies.splice(header + 1..header + 2, encoded);
+        self.reply(0x90, &granted);
+    }
+
+    fn unsubscribe(&mut self, body: &[u8]) {
+        let (id, filters) = body.split_at(2);
+        let mut done = id.to_vec();
+        if self.is_v5 {
+            let mut filters = split_properties(filters).1;
+            done.push(0);
+            while !filters.is_empty() {
+                done.push(0);
+                filters = &filters[2 + length(filters)..];
+            }
+        }
+        self.reply(0xB0, &done);
+    }
+
+    fn reply(&mut self, first: u8, body: &[u8]) {
+        self.replies.push(first);
+        encode_length(&mut self.replies, body.len());
+        self.replies.extend_from_slice(body);
     }
 
     /// `count` messages on these topics in turn, with one write for as many as a buffer holds.
-    fn flood(&mut self, topics: impl Iterator<Item = String>, mut count: usize) -> std::io::Result<()> {
+    fn flood(&mut self, topics: impl Iterator<Item = String>, mut count: usize, payload: usize) -> std::io::Result<()> {
         self.flush()?;
+        let payload = vec![b'x'; payload];
+        let properties = self.is_v5.then_some(&[][..]);
         let mut packets = Vec::new();
         let mut ends = vec![0];
         for topic in topics {
-            encode_publish(&mut packets, &[topic.as_bytes()], &FLOOD_PAYLOAD);
+            encode_publish(&mut packets, &[topic.as_bytes()], properties, &payload);
             ends.push(packets.len());
         }
         let times = (BUFFER / packets.len()).max(1);
@@ -319,11 +388,54 @@ fn encode_length(out: &mut Vec<u8>, mut length: usize) {
     out.push(length as u8);
 }
 
-fn encode_publish(out: &mut Vec<u8>, topic: &[&[u8]], payload: &[u8]) {
+/// `properties` where MQTT 5 is spoken.
+fn encode_publish(out: &mut Vec<u8>, topic: &[&[u8]], properties: Option<&[u8]>, payload: &[u8]) {
     let topic_length: usize = topic.iter().map(|part| part.len()).sum();
+    let mut header = Vec::new();
+    if let Some(properties) = properties {
+        encode_length(&mut header, properties.len());
+        header.extend_from_slice(properties);
+    }
     out.push(0x30);
-    encode_length(out, 2 + topic_length + payload.len());
+    encode_length(out, 2 + topic_length + header.len() + payload.len());
     out.extend_from_slice(&(topic_length as u16).to_be_bytes());
     topic.iter().for_each(|part| out.extend_from_slice(part));
+    out.extend_from_slice(&header);
     out.extend_from_slice(payload);
+}
+
+/// The properties at the start of `bytes`, without their length, and what is behind them.
+fn split_properties(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let size = bytes.iter().position(|byte| byte & 0x80 == 0).unwrap_or(0) + 1;
+    let length = bytes[..size].iter().rev().fold(0, |length, byte| length << 7 | usize::from(byte & 0x7F));
+    bytes[size..].split_at(length)
+}
+
+/// Where the answer to a PUBLISH is awaited, and the property that it must carry.
+fn response(mut properties: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    let (mut topic, mut correlation) = (None, &[][..]);
+    while let Some(tag) = properties.first() {
+        let size = 1 + match tag {
+            0x01 => 1,
+            0x02 => 4,
+            0x23 => 2,
+            0x03 | 0x08 | 0x09 => 2 + length(&properties[1..]),
+            0x26 => {
+                let name = 2 + length(&properties[1..]);
+                name + 2 + length(&properties[1 + name..])
+            }
+            _ => break,
+        };
+        match tag {
+            0x08 => topic = Some(&properties[3..size]),
+            0x09 => correlation = &properties[..size],
+            _ => {}
+        }
+        properties = &properties[size..];
+    }
+    (topic, correlation)
+}
+
+fn number(digits: &[u8]) -> Option<usize> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }

@@ -9,6 +9,12 @@ use crate::{wire, Error, Properties, QoS, Topic, Version};
 
 /// The message the broker publishes for this client when its connection ends without a DISCONNECT
 /// (MQTT 3.1.1, section 3.1.2.5).
+///
+/// ```
+/// use mqtt_agent::{LastWill, Options};
+///
+/// let options = Options::new("localhost").last_will(LastWill::new("web/1/state", "gone").retain(true));
+/// ```
 #[derive(Clone)]
 pub struct LastWill {
     topic: Result<Topic, Error>,

@@ -9,6 +9,8 @@ use super::check::check_field;
 use crate::Error;
 
 /// A user name and a password.
+///
+/// Given back by the function of [`Options::credentials_from`](crate::Options::credentials_from).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     pub(crate) username: String,

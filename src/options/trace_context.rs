@@ -40,10 +40,13 @@ impl Options {
     }
 
     /// Adds the trace that the message belongs to.
-    pub(crate) fn trace(&self, properties: &mut Properties) {
+    pub(crate) fn trace(&self, properties: &mut Option<Box<Properties>>) {
         let Some(TraceContext(current)) = &self.trace_context else { return };
-        if properties.user_property(TRACEPARENT).is_none() {
-            properties.user_properties.extend(current().map(|trace| (TRACEPARENT.to_owned(), trace)));
+        if properties.as_ref().is_some_and(|properties| properties.user_property(TRACEPARENT).is_some()) {
+            return;
+        }
+        if let Some(trace) = current() {
+            properties.get_or_insert_default().user_properties.push((TRACEPARENT.to_owned(), trace));
         }
     }
 }

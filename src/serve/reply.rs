@@ -9,6 +9,16 @@ use crate::error::RemoteError;
 use crate::properties::Properties;
 
 /// The answer to a request, with what MQTT 5 lets it carry; where that is not spoken, only the payload goes.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::ReplyBody;
+///
+/// let service = agent.serve("dev/42/photo", |_| async { ReplyBody::new(vec![0xff, 0xd8]).content_type("image/jpeg") });
+/// let service = service.await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Default)]
 pub struct ReplyBody {
     pub(super) payload: Bytes,

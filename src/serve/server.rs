@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, Instant, Sleep};
+use tracing::Instrument;
 
 use super::answered::{Answered, Known, Same};
 use super::pattern::Pattern;
@@ -23,6 +24,7 @@ use super::responder::{reply_topic, same_key, Responder};
 use super::{ServiceStats, Setup};
 use crate::agent::Agent;
 use crate::error::RemoteError;
+use crate::telemetry;
 use crate::{Message, Subscription, Topic};
 
 pub(super) struct Server {
@@ -219,10 +221,16 @@ impl Server {
         }
         let responder = self.responder(request.clone(), reply_to);
         let (handler, counters) = (self.setup.handler.clone(), self.counters.clone());
+        let span = telemetry::serving(request.message());
         self.running.spawn(async move {
-            let answer = AssertUnwindSafe(async move { handler(request).await }).catch_unwind().await;
+            let handling = AssertUnwindSafe(async move { handler(request).await }).catch_unwind();
+            let answer = handling.instrument(span.clone()).await;
             let answer = answer.unwrap_or_else(|_| Err(RemoteError::new("the handler panicked")));
             counters.note(&answer);
+            if answer.is_err() {
+                span.record("failed", true);
+            }
+            drop(span);
             let body = responder.body(answer);
             let again = same.is_some().then(|| body.clone());
             responder.send(body).await;

@@ -116,10 +116,10 @@ impl Outgoing {
     }
 
     /// The packet, for the first time or again.
-    fn packet(&mut self, id: PacketId, dup: bool, now: Instant) -> Outbound<'_> {
+    fn packet(&self, id: PacketId, dup: bool, now: Instant) -> Outbound<'_> {
         // Rounded up, and never 0: nothing expires before its time.
         let expiry = self.expires.map(|expires| wire::whole_seconds(expires - now).max(1));
-        Outbound::Publish { publish: &mut self.publish, id, dup, expiry }
+        Outbound::Publish { publish: &self.publish, id, dup, expiry }
     }
 
     fn is_expired(&self, now: Instant) -> bool {

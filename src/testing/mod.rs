@@ -27,6 +27,8 @@
 //! # }
 //! ```
 //!
+//! Every future here may be dropped at any await; what it was starting then ends.
+//!
 //! They run on sockets, so they need a clock that runs: a test with paused Tokio time would see deadlines pass while
 //! bytes are on their way. What waits here, waits for a few seconds at most, then panics and says for what.
 //!

@@ -26,7 +26,7 @@ impl Known {
             return Err(Error::protocol(format!("the broker sent topic alias {alias}, which it may not use")));
         }
         let Some(topic) = topic else {
-            let known = self.topics.get(index).cloned().flatten();
+            let known = self.topics.get(index).and_then(Option::as_ref).map(Topic::share);
             return known
                 .ok_or_else(|| Error::protocol(format!("the broker sent topic alias {alias} without a topic")));
         };

@@ -15,10 +15,12 @@ use crate::{Error, Filter, QoS, Topic};
 mod alias;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod peer;
+mod publish;
 mod v4;
 mod v5;
 
 use alias::{Assigned, Known};
+use publish::malformed;
 
 /// Nonzero where it stands for a packet that carries one.
 pub(crate) type PacketId = u16;
@@ -61,11 +63,10 @@ pub(crate) struct Connect<'a> {
 }
 
 /// What the session wants on the wire.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Outbound<'a> {
-    /// By `&mut`, because the codec borrows the topic's `String` for the length of the call.
     Publish {
-        publish: &'a mut Publish,
+        publish: &'a Publish,
         id: PacketId,
         dup: bool,
         /// Seconds until the broker may throw it away.
@@ -190,13 +191,16 @@ pub(crate) struct Codec {
     /// Topic aliases, by direction.
     known: Known,
     assigned: Assigned,
+    /// Kept between packets for its memory only.
+    properties: BytesMut,
 }
 
 impl Codec {
     /// `max_incoming` bounds the remaining length of a PUBLISH, in bytes, and so what a peer can make us hold.
     /// [`Version::Auto`] is spoken as its first choice.
     pub(crate) fn new(version: Version, max_incoming: usize) -> Self {
-        Self { version, max_incoming, skip: 0, known: Known::default(), assigned: Assigned::default() }
+        let (known, assigned) = (Known::default(), Assigned::default());
+        Self { version, max_incoming, skip: 0, known, assigned, properties: BytesMut::new() }
     }
 
     fn is_v5(&self) -> bool {
@@ -227,7 +231,7 @@ impl Codec {
     /// filters), so encoding them cannot fail.
     pub(crate) fn encode(&mut self, outbound: Outbound<'_>, buf: &mut BytesMut) {
         if self.is_v5() {
-            v5::encode(outbound, &mut self.assigned, buf);
+            v5::encode(outbound, &mut self.assigned, &mut self.properties, buf);
         } else {
             v4::encode(outbound, buf);
         }
@@ -264,16 +268,10 @@ impl Codec {
     /// Reads what is needed to acknowledge a message that is too large, and arranges to skip the rest: ending the
     /// connection instead would make the broker send it again on the next one, for ever.
     fn skip_oversized(&mut self, frame: Frame, buf: &mut BytesMut) -> Result<Option<Inbound>, Error> {
-        let qos = match frame.flags() >> 1 & 0b11 {
-            0 => QoS::AtMostOnce,
-            1 => QoS::AtLeastOnce,
-            2 => QoS::ExactlyOnce,
-            _ => return Err(Error::protocol("the broker sent a malformed PUBLISH")),
-        };
+        let qos = frame.qos()?;
         let Some(topic_length) = read_u16(buf, frame.header) else { return Ok(None) };
         let id_at = frame.header + 2 + usize::from(topic_length);
         let end = if qos == QoS::AtMostOnce { id_at } else { id_at + 2 };
-        let malformed = || Error::protocol("the broker sent a malformed PUBLISH");
         if end > frame.len() {
             // Before the identifier is waited for: the bytes after this packet are not part of it.
             return Err(malformed());
@@ -377,6 +375,16 @@ impl Frame {
 
     fn flags(self) -> u8 {
         self.first & 0x0f
+    }
+
+    /// That of a PUBLISH.
+    fn qos(self) -> Result<QoS, Error> {
+        match self.flags() >> 1 & 0b11 {
+            0 => Ok(QoS::AtMostOnce),
+            1 => Ok(QoS::AtLeastOnce),
+            2 => Ok(QoS::ExactlyOnce),
+            _ => Err(malformed()),
+        }
     }
 
     fn len(self) -> usize {

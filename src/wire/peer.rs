@@ -3,8 +3,9 @@
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5::{self, RetainForwardRule};
+use rumqttc::v5::mqttbytes::QoS as QoSV5;
 
-use super::{v4 as words_v4, v5 as words_v5, Ask, Frame, Incoming, PacketId};
+use super::{v4 as words_v4, Ask, Frame, Incoming, PacketId};
 use crate::{Filter, QoS, Topic, Version};
 
 /// A packet of a client, in what all versions have.
@@ -87,7 +88,7 @@ fn translate_v5(packet: &mut BytesMut) -> (Sent, Carried) {
             Sent::Publish {
                 topic: String::from_utf8(publish.topic.to_vec()).expect("a topic in UTF-8"),
                 payload: publish.payload,
-                qos: words_v5::from_wire(publish.qos),
+                qos: from_wire_v5(publish.qos),
                 retain: publish.retain,
                 dup: publish.dup,
                 id: publish.pkid,
@@ -100,7 +101,7 @@ fn translate_v5(packet: &mut BytesMut) -> (Sent, Carried) {
         Packet::Subscribe(v5::Subscribe { pkid, filters, properties }) => {
             carried.identifier = properties.and_then(|properties| properties.id);
             carried.asks = filters.iter().map(ask).collect();
-            let filters = filters.into_iter().map(|filter| (filter.path, words_v5::from_wire(filter.qos)));
+            let filters = filters.into_iter().map(|filter| (filter.path, from_wire_v5(filter.qos)));
             Sent::Subscribe(pkid, filters.collect())
         }
         Packet::Unsubscribe(v5::Unsubscribe { pkid, filters, .. }) => Sent::Unsubscribe(pkid, filters),
@@ -113,9 +114,17 @@ fn translate_v5(packet: &mut BytesMut) -> (Sent, Carried) {
 fn ask(filter: &v5::Filter) -> Ask {
     Ask {
         filter: Filter::new(&filter.path).expect("a valid filter"),
-        qos: words_v5::from_wire(filter.qos),
+        qos: from_wire_v5(filter.qos),
         no_local: filter.nolocal,
         retain_as_published: filter.preserve_retain,
         retained: filter.retain_forward_rule != RetainForwardRule::Never,
+    }
+}
+
+fn from_wire_v5(qos: QoSV5) -> QoS {
+    match qos {
+        QoSV5::AtMostOnce => QoS::AtMostOnce,
+        QoSV5::AtLeastOnce => QoS::AtLeastOnce,
+        QoSV5::ExactlyOnce => QoS::ExactlyOnce,
     }
 }

@@ -31,10 +31,10 @@ fn decode_all(bytes: &[u8], limit: usize) -> Result<Vec<Inbound>, Error> {
 fn encode_publish(topic: &str, payload: &[u8], qos: QoS, id: PacketId) -> BytesMut {
     let topic = Topic::new(topic).unwrap();
     let payload = Bytes::copy_from_slice(payload);
-    let mut publish = Publish { topic, payload, qos, retain: false, properties: None, lenient: false };
+    let publish = Publish { topic, payload, qos, retain: false, properties: None, lenient: false };
     let mut buf = BytesMut::new();
     let mut codec = Codec::new(Version::V311, 1024);
-    codec.encode(Outbound::Publish { publish: &mut publish, id, dup: false, expiry: None }, &mut buf);
+    codec.encode(Outbound::Publish { publish: &publish, id, dup: false, expiry: None }, &mut buf);
     assert_eq!(buf.len(), publish_size(&publish, Version::V311));
     buf
 }

@@ -4,13 +4,14 @@ use bytes::{Buf, BufMut, BytesMut};
 use rumqttc::mqttbytes::v4::{self, Packet};
 use rumqttc::mqttbytes::QoS as WireQoS;
 
+use super::publish::Raw;
 use super::{
-    put_length, ConnAck, Connect, Frame, Inbound, Incoming, Outbound, Refused, AUTH, CONNACK, DISCONNECT, PUBREL,
-    UNSUBACK,
+    put_length, read_u16, ConnAck, Connect, Frame, Inbound, Outbound, Refused, AUTH, CONNACK, DISCONNECT, PUBLISH,
+    PUBREL, UNSUBACK,
 };
-use crate::reason::{Reason, ReasonCode};
+use crate::reason::ReasonCode;
 use crate::terms::{Terms, Version};
-use crate::{Error, QoS, Topic};
+use crate::{Error, QoS};
 
 pub(super) fn encode_connect(version: Version, connect: &Connect<'_>, buf: &mut BytesMut) {
     let mut packet = v4::Connect::new(connect.client_id);
@@ -44,16 +45,7 @@ pub(super) fn encode_connect(version: Version, connect: &Connect<'_>, buf: &mut 
 pub(super) fn encode(outbound: Outbound<'_>, buf: &mut BytesMut) {
     match outbound {
         Outbound::Publish { publish, id, dup, .. } => {
-            let packet = v4::Publish {
-                dup,
-                qos: to_wire(publish.qos),
-                retain: publish.retain,
-                topic: publish.topic.take(),
-                pkid: id,
-                payload: publish.payload.clone(),
-            };
-            written(&packet.write(buf));
-            publish.topic.restore(packet.topic);
+            super::publish::encode(publish, publish.topic.as_str(), id, dup, &[], buf);
         }
         Outbound::PubAck(id) => written(&v4::PubAck::new(id).write(buf)),
         Outbound::PubRec(id) => written(&v4::PubRec::new(id).write(buf)),
@@ -83,6 +75,14 @@ pub(super) fn written<T, E: std::fmt::Debug>(outcome: &Result<T, E>) {
 /// Takes the packet that `frame` describes out of `buf`, which holds all of it.
 pub(super) fn decode(frame: Frame, buf: &mut BytesMut) -> Result<Inbound, Error> {
     check_fixed_header(frame, Version::V311)?;
+    if frame.kind() == PUBLISH {
+        let mut publish = Raw::read(frame, buf.split_to(frame.len()).freeze())?;
+        let topic = publish.take_topic()?;
+        return Ok(Inbound::Publish(publish.into_incoming(topic, None, Vec::new())));
+    }
+    if is_ack(frame) {
+        return decode_ack(frame, buf);
+    }
     // Not at a fixed place: the length may be written in more bytes than it needs.
     let code = buf.get(frame.header + 1).copied().unwrap_or_default();
     if frame.kind() == CONNACK && code > 0 {
@@ -90,10 +90,9 @@ pub(super) fn decode(frame: Frame, buf: &mut BytesMut) -> Result<Inbound, Error>
         let refused = Refused { reason: connack_reason(code).into(), server_reference: None };
         return Ok(Inbound::ConnAck(Err(Box::new(refused))));
     }
-    let reason = Reason::from(ReasonCode(reason(frame, buf).unwrap_or_default()));
     let packet = Packet::read(buf, frame.remaining)
         .map_err(|source| Error::protocol("the broker sent a malformed packet").with_source(source))?;
-    translate(packet, reason)
+    translate(packet)
 }
 
 /// The return code of a refused connection (MQTT 3.1.1, table 3.1) as a reason code; others stay as they are.
@@ -108,11 +107,25 @@ pub(super) fn connack_reason(code: u8) -> ReasonCode {
     }
 }
 
-/// The reason code that MQTT 5 puts behind the identifier of an acknowledgement. Brokers have been seen to send it to
-/// clients of 3.1.1; taken for malformed, it would end each connection on which the same message is sent again.
-fn reason(frame: Frame, buf: &[u8]) -> Option<u8> {
-    let acknowledges = matches!(frame.kind(), 4..=7) && frame.remaining > 2;
-    acknowledges.then(|| buf.get(frame.header + 2).copied()).flatten()
+/// Whether it is a PUBACK, PUBREC, PUBREL or PUBCOMP.
+pub(super) fn is_ack(frame: Frame) -> bool {
+    matches!(frame.kind(), 4..=7)
+}
+
+/// By hand, because there is one for each publish. MQTT 5 puts a reason code behind the identifier. Brokers have been
+/// seen to send it to clients of 3.1.1; taken for malformed, it would end each connection on which the same message is
+/// sent again.
+pub(super) fn decode_ack(frame: Frame, buf: &mut BytesMut) -> Result<Inbound, Error> {
+    let id = nonzero(read_u16(buf, frame.header).unwrap_or_default())?;
+    let code = buf.get(frame.header + 2).filter(|_| frame.remaining > 2).copied().unwrap_or_default();
+    buf.advance(frame.len());
+    let reason = ReasonCode(code).into();
+    Ok(match frame.kind() {
+        4 => Inbound::PubAck { id, reason },
+        5 => Inbound::PubRec { id, reason },
+        6 => Inbound::PubRel(id),
+        _ => Inbound::PubComp(id),
+    })
 }
 
 /// What the codec does not look at: the flags (MQTT-2.2.2-2) and the lengths that are fixed.
@@ -141,28 +154,13 @@ pub(super) fn unexpected(what: &str) -> Result<Inbound, Error> {
     Err(Error::protocol(format!("the broker sent a {what}, which only clients send")))
 }
 
-fn translate(packet: Packet, reason: Reason) -> Result<Inbound, Error> {
+fn translate(packet: Packet) -> Result<Inbound, Error> {
     let inbound = match packet {
         Packet::ConnAck(ack) => Inbound::ConnAck(Ok(Box::new(ConnAck {
             session_present: ack.session_present,
             terms: Terms::implied(Version::V311, String::new()),
             authentication_data: None,
         }))),
-        Packet::Publish(publish) => Inbound::Publish(Incoming {
-            topic: Topic::from_wire(publish.topic)
-                .map_err(|source| Error::protocol("the broker sent an invalid topic").with_source(source))?,
-            payload: publish.payload,
-            qos: from_wire(publish.qos),
-            retain: publish.retain,
-            dup: publish.dup,
-            id: publish.pkid,
-            properties: None,
-            subscriptions: Vec::new(),
-        }),
-        Packet::PubAck(ack) => Inbound::PubAck { id: nonzero(ack.pkid)?, reason },
-        Packet::PubRec(ack) => Inbound::PubRec { id: nonzero(ack.pkid)?, reason },
-        Packet::PubRel(ack) => Inbound::PubRel(nonzero(ack.pkid)?),
-        Packet::PubComp(ack) => Inbound::PubComp(nonzero(ack.pkid)?),
         Packet::SubAck(ack) => Inbound::SubAck {
             id: nonzero(ack.pkid)?,
             granted: ack
@@ -181,6 +179,10 @@ fn translate(packet: Packet, reason: Reason) -> Result<Inbound, Error> {
         Packet::Unsubscribe(_) => return unexpected("UNSUBSCRIBE"),
         Packet::PingReq => return unexpected("PINGREQ"),
         Packet::Disconnect => return unexpected("DISCONNECT"),
+        // Read before, by hand.
+        Packet::Publish(_) | Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
+            return Err(Error::protocol("the broker sent a malformed packet"))
+        }
     };
     Ok(inbound)
 }

@@ -7,10 +7,11 @@ use rumqttc::v5::mqttbytes::v5::{self, Packet, RetainForwardRule};
 use rumqttc::v5::mqttbytes::QoS as WireQoS;
 
 use super::alias::{Assigned, Known, Sending};
-use super::v4::{check_fixed_header, nonzero, unexpected, written};
+use super::publish::Raw;
+use super::v4::{check_fixed_header, decode_ack, is_ack, nonzero, unexpected, written};
 use super::{
     whole_seconds, ConnAck, Connect, Frame, Inbound, Incoming, Outbound, Publish, Refused, AUTH, CONNACK, DISCONNECT,
-    SUBACK, UNSUBACK,
+    PUBLISH, SUBACK, UNSUBACK,
 };
 use crate::properties::Properties;
 use crate::reason::{Reason, ReasonCode};
@@ -66,9 +67,19 @@ fn will_properties(will: &Publish, delay: u32) -> Option<v5::LastWillProperties>
     })
 }
 
-pub(super) fn encode(outbound: Outbound<'_>, aliases: &mut Assigned, buf: &mut BytesMut) {
+/// `scratch` is an empty buffer, and left as one.
+pub(super) fn encode(outbound: Outbound<'_>, aliases: &mut Assigned, scratch: &mut BytesMut, buf: &mut BytesMut) {
     match outbound {
-        Outbound::Publish { publish, id, dup, expiry } => encode_publish(publish, id, dup, expiry, aliases, buf),
+        Outbound::Publish { publish, id, dup, expiry } => {
+            let sending = aliases.assign(&publish.topic);
+            let topic = if matches!(sending, Sending::Known(_)) { "" } else { publish.topic.as_str() };
+            write_properties(publish, expiry, &sending, scratch);
+            super::publish::encode(publish, topic, id, dup, scratch, buf);
+            scratch.clear();
+            if scratch.capacity() > KEPT_SCRATCH {
+                *scratch = BytesMut::new();
+            }
+        }
         Outbound::PubAck(id) => written(&v5::PubAck::new(id, None).write(buf)),
         Outbound::PubRec(id) => written(&v5::PubRec::new(id, None).write(buf)),
         Outbound::PubRel(id) => written(&v5::PubRel::new(id, None).write(buf)),
@@ -101,49 +112,31 @@ pub(super) fn encode(outbound: Outbound<'_>, aliases: &mut Assigned, buf: &mut B
     }
 }
 
-fn encode_publish(
-    publish: &mut Publish,
-    id: u16,
-    dup: bool,
-    expiry: Option<u32>,
-    aliases: &mut Assigned,
-    buf: &mut BytesMut,
-) {
-    let (alias, alone) = match aliases.assign(&publish.topic) {
-        Sending::Plain => (None, false),
-        Sending::Introduced(alias) => (Some(alias), false),
-        Sending::Known(alias) => (Some(alias), true),
+/// A buffer that grew beyond this is given back.
+const KEPT_SCRATCH: usize = 4 * 1024;
+
+/// The properties of a PUBLISH and their length.
+fn write_properties(publish: &Publish, expiry: Option<u32>, sending: &Sending, buf: &mut BytesMut) {
+    let alias = match sending {
+        Sending::Plain => None,
+        Sending::Introduced(alias) | Sending::Known(alias) => Some(*alias),
     };
     let properties = publish.properties.as_deref();
-    let mut packet = v5::Publish {
-        dup,
-        qos: to_wire(publish.qos),
-        retain: publish.retain,
-        topic: Bytes::new(),
-        pkid: id,
-        payload: publish.payload.clone(),
-        properties: (properties.is_some() || alias.is_some() || expiry.is_some()).then(|| {
-            let properties = properties.unwrap_or(Properties::NONE);
-            v5::PublishProperties {
-                payload_format_indicator: properties.payload_is_utf8.then_some(1),
-                message_expiry_interval: expiry,
-                topic_alias: alias,
-                response_topic: properties.response_topic.as_ref().map(|topic| topic.as_str().to_owned()),
-                correlation_data: properties.correlation_data.clone(),
-                user_properties: properties.user_properties.clone(),
-                subscription_identifiers: Vec::new(),
-                content_type: properties.content_type.clone(),
-            }
-        }),
-    };
-    if alone {
-        written(&packet.write(buf));
-        return;
+    if properties.is_none() && alias.is_none() && expiry.is_none() {
+        return buf.put_u8(0);
     }
-    // The codec wants to own the topic as `Bytes`; it goes there and back without a copy.
-    packet.topic = Bytes::from(publish.topic.take());
-    written(&packet.write(buf));
-    publish.topic.restore(String::from_utf8(packet.topic.into()).unwrap_or_default());
+    let properties = properties.unwrap_or(Properties::NONE);
+    let fields = v5::PublishProperties {
+        payload_format_indicator: properties.payload_is_utf8.then_some(1),
+        message_expiry_interval: expiry,
+        topic_alias: alias,
+        response_topic: properties.response_topic.as_ref().map(|topic| topic.as_str().to_owned()),
+        correlation_data: properties.correlation_data.clone(),
+        user_properties: properties.user_properties.clone(),
+        subscription_identifiers: Vec::new(),
+        content_type: properties.content_type.clone(),
+    };
+    written(&fields.write(buf));
 }
 
 /// The codec cannot name the reason, nor count its own lengths: by hand, but for the properties.
@@ -164,6 +157,9 @@ pub(super) fn encode_auth(method: &str, data: Bytes, buf: &mut BytesMut) {
 /// Takes the packet that `frame` describes out of `buf`, which holds all of it.
 pub(super) fn decode(frame: Frame, buf: &mut BytesMut, aliases: &mut Known) -> Result<Inbound, Error> {
     check_fixed_header(frame, Version::V5)?;
+    if is_ack(frame) && frame.remaining <= WITHOUT_PROPERTIES {
+        return decode_ack(frame, buf);
+    }
     let mut packet = buf.split_to(frame.len());
     match frame.kind() {
         // A broker that does not know this version answers in the words of the one it knows.
@@ -177,14 +173,21 @@ pub(super) fn decode(frame: Frame, buf: &mut BytesMut, aliases: &mut Known) -> R
         }
         DISCONNECT => return decode_disconnect(frame, packet),
         AUTH => return decode_auth(frame, packet),
+        PUBLISH => {
+            let publish = Raw::read(frame, packet.freeze())?;
+            return Ok(Inbound::Publish(translate_publish(publish, aliases)?));
+        }
         _ => {}
     }
     // The codec refuses codes that it does not know, and a reason that is new is no reason to end a connection: it is
     // shown successes only.
     let codes = take_codes(frame, &mut packet);
     let packet = Packet::read(&mut packet, None).map_err(malformed)?;
-    translate(packet, codes, aliases)
+    translate(packet, codes)
 }
+
+/// The remaining length of an acknowledgement: an identifier and a reason code, with no properties behind them.
+const WITHOUT_PROPERTIES: usize = 3;
 
 fn malformed(source: rumqttc::v5::mqttbytes::Error) -> Error {
     Error::protocol("the broker sent a malformed packet").with_source(source)
@@ -247,7 +250,7 @@ fn decode_auth(frame: Frame, mut packet: BytesMut) -> Result<Inbound, Error> {
     Ok(Inbound::Auth { code, data: properties.and_then(|properties| properties.authentication_data) })
 }
 
-fn translate(packet: Packet, codes: Vec<ReasonCode>, aliases: &mut Known) -> Result<Inbound, Error> {
+fn translate(packet: Packet, codes: Vec<ReasonCode>) -> Result<Inbound, Error> {
     let code = codes.first().copied().unwrap_or_default();
     let reason = |text: Option<String>| Reason { code, text: text.map(Into::into) };
     Ok(match packet {
@@ -259,7 +262,6 @@ fn translate(packet: Packet, codes: Vec<ReasonCode>, aliases: &mut Known) -> Res
             Inbound::ConnAck(Err(Box::new(Refused { reason: reason(text), server_reference })))
         }
         Packet::ConnAck(ack) => Inbound::ConnAck(Ok(Box::new(translate_connack(ack)?))),
-        Packet::Publish(publish) => Inbound::Publish(translate_publish(publish, aliases)?),
         Packet::PubAck(ack) => Inbound::PubAck {
             id: nonzero(ack.pkid)?,
             reason: reason(ack.properties.and_then(|properties| properties.reason_string)),
@@ -287,7 +289,9 @@ fn translate(packet: Packet, codes: Vec<ReasonCode>, aliases: &mut Known) -> Res
         Packet::Subscribe(_) => return unexpected("SUBSCRIBE"),
         Packet::Unsubscribe(_) => return unexpected("UNSUBSCRIBE"),
         Packet::PingReq(_) => return unexpected("PINGREQ"),
-        Packet::Disconnect(_) | Packet::Auth(_) => return Err(Error::protocol("the broker sent a malformed packet")),
+        Packet::Publish(_) | Packet::Disconnect(_) | Packet::Auth(_) => {
+            return Err(Error::protocol("the broker sent a malformed packet"))
+        }
     })
 }
 
@@ -327,33 +331,19 @@ fn translate_connack(ack: v5::ConnAck) -> Result<ConnAck, Error> {
     Ok(ConnAck { session_present, terms, authentication_data: properties.authentication_data })
 }
 
-fn translate_publish(publish: v5::Publish, aliases: &mut Known) -> Result<Incoming, Error> {
-    let mut properties = publish.properties.unwrap_or_default();
-    let alias = properties.topic_alias.take();
-    let topic = match (publish.topic.is_empty(), alias) {
+fn translate_publish(mut publish: Raw, aliases: &mut Known) -> Result<Incoming, Error> {
+    let properties = v5::PublishProperties::read(&mut publish.payload).map_err(malformed)?;
+    let Some(mut properties) = properties else {
+        let topic = publish.take_topic()?;
+        return Ok(publish.into_incoming(topic, None, Vec::new()));
+    };
+    let topic = match (publish.topic.is_empty(), properties.topic_alias.take()) {
         (true, Some(alias)) => aliases.resolve(alias, None)?,
-        (_, alias) => {
-            let text = String::from_utf8(publish.topic.to_vec())
-                .map_err(|source| Error::protocol("the broker sent a topic that is not UTF-8").with_source(source))?;
-            let topic = Topic::from_wire(text)
-                .map_err(|source| Error::protocol("the broker sent an invalid topic").with_source(source))?;
-            match alias {
-                Some(alias) => aliases.resolve(alias, Some(topic))?,
-                None => topic,
-            }
-        }
+        (false, Some(alias)) => aliases.resolve(alias, Some(publish.take_topic()?))?,
+        (_, None) => publish.take_topic()?,
     };
     let subscriptions = std::mem::take(&mut properties.subscription_identifiers);
-    Ok(Incoming {
-        topic,
-        payload: publish.payload,
-        qos: from_wire(publish.qos),
-        retain: publish.retain,
-        dup: publish.dup,
-        id: publish.pkid,
-        properties: translate_properties(properties),
-        subscriptions,
-    })
+    Ok(publish.into_incoming(topic, translate_properties(properties), subscriptions))
 }
 
 /// None where there is nothing for the application.
@@ -365,7 +355,7 @@ fn translate_properties(properties: v5::PublishProperties) -> Option<Box<Propert
         payload_is_utf8: properties.payload_format_indicator == Some(1),
         // One that is not valid is nothing to answer to. It comes from another client, which must not be able to end
         // this one's connection.
-        response_topic: properties.response_topic.and_then(|topic| Topic::from_wire(topic).ok()),
+        response_topic: properties.response_topic.and_then(|topic| Topic::new(topic).ok()),
         correlation_data: properties.correlation_data,
         user_properties: properties.user_properties,
     };
@@ -377,14 +367,6 @@ fn to_wire(qos: QoS) -> WireQoS {
         QoS::AtMostOnce => WireQoS::AtMostOnce,
         QoS::AtLeastOnce => WireQoS::AtLeastOnce,
         QoS::ExactlyOnce => WireQoS::ExactlyOnce,
-    }
-}
-
-pub(super) fn from_wire(qos: WireQoS) -> QoS {
-    match qos {
-        WireQoS::AtMostOnce => QoS::AtMostOnce,
-        WireQoS::AtLeastOnce => QoS::AtLeastOnce,
-        WireQoS::ExactlyOnce => QoS::ExactlyOnce,
     }
 }
 

@@ -31,7 +31,7 @@ async fn echo(broker: &Broker) -> JoinHandle<()> {
     })
 }
 
-fn call(agent: &Agent, payload: &str) -> impl Future<Output = Result<Message, Error>> + Send {
+fn call(agent: &Agent, payload: &str) -> impl Future<Output = Result<Message, Error>> + Send + use<> {
     agent.request("dev", payload.to_owned()).reply_to("res").into_future()
 }
 

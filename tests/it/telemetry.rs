@@ -111,6 +111,30 @@ fn fields<'a>(of: &'a Seen, names: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[tokio::test]
+async fn each_request_that_is_served_has_a_span_of_its_own() {
+    let broker = EmbeddedBroker::start().await;
+    let (server, agent) =
+        (options(&broker.url()).connect().await.unwrap(), options(&broker.url()).connect().await.unwrap());
+    let (journal, _guard) = Journal::start();
+    let handler = |request: mqtt_agent::IncomingRequest| async move {
+        match request.text() {
+            Ok("open") => Ok("opened"),
+            _ => Err("what?"),
+        }
+    };
+    let service = server.serve("door/{id}", handler).reply_to("door/{id}/res").await.unwrap();
+    agent.request("door/1", "open").reply_to("door/1/res").await.unwrap();
+    agent.request("door/1", "swordfish").reply_to("door/1/res").await.ok();
+    service.stop(LIMIT).await;
+    let spans = journal.all("mqtt.serve");
+    let names = ["topic", "payload_bytes", "failed"];
+    assert_eq!(fields(&spans[0], &names), ["door/1", "4", ""]);
+    assert_eq!(fields(&spans[1], &names), ["door/1", "9", "true"]);
+    assert!(spans.len() == 2 && spans.iter().all(|span| span.is_closed && span.parent.is_none()));
+    assert!(!format!("{spans:?}").contains("swordfish"));
+}
+
+#[tokio::test]
 async fn every_call_has_a_span_within_that_of_its_caller() {
     let broker = EmbeddedBroker::start().await;
     let agent = options(&broker.url()).connect().await.unwrap();

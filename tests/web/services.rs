@@ -229,6 +229,10 @@ service_test!(told_to_stop_it_finishes_its_calls_ends_its_streams_and_exits_well
 service_test!(it_works_out_of_the_box, |example| {
     let server = Server::start(example, &[]).await;
     server.until_ready(true).await;
+    server.stop().await;
+    // Also where the environment names a broker, if that is asked for.
+    let server = Server::start_with(example, &[("MQTT_URL", "mqtt://127.0.0.1:1")], &["--embedded"]).await;
+    server.until_ready(true).await;
     let many = json!({ "devices": ["lamp-1", "broken"], "body": "ping" });
     let (_, answers) = answer(server.post("/devices/rpc").json(&many)).await;
     assert_eq!(answers["lamp-1"]["reply"]["result"], "pong", "{answers}");

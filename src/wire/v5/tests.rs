@@ -22,7 +22,7 @@ fn decode_one(bytes: &[u8]) -> Inbound {
 
 fn encoded(outbound: Outbound<'_>) -> BytesMut {
     let mut buf = BytesMut::new();
-    encode(outbound, &mut Assigned::default(), &mut buf);
+    encode(outbound, &mut Assigned::default(), &mut BytesMut::new(), &mut buf);
     buf
 }
 
@@ -164,9 +164,9 @@ fn a_publish_comes_back_as_it_went_out_with_all_its_properties() {
     for properties in [None, Some(Box::new(full_properties()))] {
         let (topic, payload) = (Topic::new("température").unwrap(), Bytes::from_static(b"21"));
         let publish = Publish { topic, payload, qos: QoS::AtLeastOnce, retain: true, properties, lenient: false };
-        let mut sent = publish.clone();
+        let sent = publish.clone();
         let expiry = publish.properties.as_ref().map(|_| 7);
-        let buf = encoded(Outbound::Publish { publish: &mut sent, id: 9, dup: true, expiry });
+        let buf = encoded(Outbound::Publish { publish: &sent, id: 9, dup: true, expiry });
         assert_eq!(sent, publish, "the topic was lent and came back");
         assert!(buf.len() <= super::super::publish_size(&publish, Version::V5));
         let Inbound::Publish(incoming) = decode_one(&buf) else { panic!("no publish") };
@@ -225,7 +225,7 @@ fn what_the_protocol_forbids_is_an_error() {
 #[test]
 fn topics_that_come_again_go_by_their_alias() {
     let mut aliases = Assigned::new(1);
-    let mut publish = Publish {
+    let publish = Publish {
         topic: Topic::new("devices/42").unwrap(),
         payload: Bytes::new(),
         qos: QoS::AtMostOnce,
@@ -238,8 +238,8 @@ fn topics_that_come_again_go_by_their_alias() {
     let lengths: Vec<_> = (0..3)
         .map(|_| {
             let mut buf = BytesMut::new();
-            let outbound = Outbound::Publish { publish: &mut publish, id: 0, dup: false, expiry: None };
-            encode(outbound, &mut aliases, &mut buf);
+            let outbound = Outbound::Publish { publish: &publish, id: 0, dup: false, expiry: None };
+            encode(outbound, &mut aliases, &mut BytesMut::new(), &mut buf);
             let length = buf.len();
             let Ok(Some(Inbound::Publish(incoming))) = codec.decode(&mut buf) else { panic!("no publish") };
             assert_eq!(incoming.topic.as_str(), "devices/42");

@@ -1,0 +1,71 @@
+//! The clients that are compared. They differ in the methods of [`Client`] and in nothing else.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use tokio::task::unconstrained;
+
+pub(crate) mod agent;
+pub(crate) mod azure;
+pub(crate) mod event_loop;
+pub(crate) mod mqtt5;
+pub(crate) mod socket;
+
+/// No client has more than this under way at once.
+pub(crate) const AT_ONCE: usize = 10_000;
+/// Longer than any run: nothing is asked for a sign of life while it is measured.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(900);
+
+pub(crate) trait Client: Send + Sync + Sized + 'static {
+    fn connect(broker: SocketAddr) -> impl Future<Output = Self> + Send;
+
+    /// Sends a command at QoS 0 and waits for its reply.
+    fn call(&self, device: &Device, payload: Bytes) -> impl Future<Output = ()> + Send;
+
+    /// Publishes `count` messages; returns when they are written (QoS 0) or acknowledged. `false` where it cannot.
+    fn publish(&self, count: usize, qos: u8, payload: Bytes) -> impl Future<Output = bool> + Send;
+
+    /// Asks for what `flood` names and takes `count` messages of the one filter `flood/data`; the time between the two.
+    fn receive(&self, flood: String, count: usize) -> impl Future<Output = Duration> + Send;
+
+    /// The same, of `streams` filters, each with a stream of its own. None where it cannot.
+    fn receive_each(&self, streams: usize, count: usize) -> impl Future<Output = Option<Duration>> + Send {
+        let _ = (streams, count);
+        async { None }
+    }
+
+    /// Subscribes to so many filters besides, and keeps them. `false` where that would compare nothing.
+    fn hold(&self, filters: usize) -> impl Future<Output = bool> + Send {
+        let _ = filters;
+        async { false }
+    }
+
+    fn call_each(&self, devices: &[Device], payload: Bytes) -> impl Future<Output = bool> + Send {
+        async move {
+            all(devices.iter().map(|device| self.call(device, payload.clone()))).await;
+            true
+        }
+    }
+}
+
+/// Awaits them all at once, in one task.
+///
+/// Unconstrained, because `join_all` would poll each of 10,000 futures again for every 128 that Tokio's cooperative budget
+/// lets through, and nothing else would be measured.
+pub(crate) async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    unconstrained(join_all(futures)).await
+}
+
+pub(crate) struct Device {
+    pub(crate) command_topic: String,
+    pub(crate) reply_topic: String,
+}
+
+impl Device {
+    pub(crate) fn new(number: usize) -> Self {
+        Self { command_topic: format!("dev/{number}/rpc"), reply_topic: format!("dev/{number}/rpc/res") }
+    }
+}

@@ -1,0 +1,66 @@
+//! The client of the `mqtt5` crate, with correlation by hand.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mqtt5::{ConnectOptions, MqttClient, QoS};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+
+pub(crate) struct Mqtt5 {
+    client: MqttClient,
+    replies: Arc<Mutex<HashMap<String, oneshot::Sender<Vec<u8>>>>>,
+    data: tokio::sync::Mutex<mpsc::UnboundedReceiver<Vec<u8>>>,
+}
+
+impl Client for Mqtt5 {
+    async fn connect(broker: SocketAddr) -> Self {
+        let client = MqttClient::with_options(ConnectOptions::new("mqtt5").with_keep_alive(KEEP_ALIVE));
+        client.connect(&format!("mqtt://{broker}")).await.expect("the broker accepts");
+        let replies: Arc<Mutex<HashMap<String, oneshot::Sender<Vec<u8>>>>> = Arc::default();
+        let waiting = replies.clone();
+        let on_reply = move |message: mqtt5::Message| {
+            let waiting = waiting.lock().expect("not poisoned").remove(&message.topic);
+            if let Some(waiting) = waiting {
+                let _ = waiting.send(message.payload);
+            }
+        };
+        client.subscribe("dev/+/rpc/res", on_reply).await.expect("the broker grants it");
+        let (sender, data) = mpsc::unbounded_channel();
+        let on_data = move |message: mqtt5::Message| drop(sender.send(message.payload));
+        client.subscribe("flood/data", on_data).await.expect("the broker grants it");
+        Self { client, replies, data: tokio::sync::Mutex::new(data) }
+    }
+
+    async fn call(&self, device: &Device, payload: Bytes) {
+        let (reply, replied) = oneshot::channel();
+        self.replies.lock().expect("not poisoned").insert(device.reply_topic.clone(), reply);
+        let topic = device.command_topic.as_str();
+        self.client.publish_qos(topic, payload, QoS::AtMostOnce).await.expect("it is sent");
+        replied.await.expect("the client runs");
+    }
+
+    async fn publish(&self, count: usize, qos: u8, payload: Bytes) -> bool {
+        for first in (0..count).step_by(AT_ONCE) {
+            let publish = |_| self.client.publish_qos("bench/data", payload.clone(), QoS::from(qos));
+            for outcome in all((first..count.min(first + AT_ONCE)).map(publish)).await {
+                outcome.expect("the broker acknowledges");
+            }
+        }
+        true
+    }
+
+    async fn receive(&self, flood: String, count: usize) -> Duration {
+        let mut data = self.data.lock().await;
+        let start = Instant::now();
+        self.client.publish_qos(flood, Bytes::new(), QoS::AtMostOnce).await.expect("it is sent");
+        for _ in 0..count {
+            data.recv().await.expect("the client runs");
+        }
+        start.elapsed()
+    }
+}

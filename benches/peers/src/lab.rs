@@ -1,0 +1,232 @@
+//! Runs the plan: every client in turn in each round, so that what slows the machine down slows all of them down.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{stderr, Write};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::broker::Broker;
+use crate::plan::{Contender, Item, CONTENDERS, COUNTED, ITEMS};
+use crate::process::{Answer, Process, Sample};
+use crate::work::Work;
+
+/// By broker, item and client.
+pub(crate) type Samples = HashMap<(&'static str, &'static str, &'static str), Vec<Sample>>;
+
+#[derive(Default)]
+pub(crate) struct Results {
+    pub(crate) samples: Samples,
+    /// Operations and what they took, by item and client.
+    pub(crate) allocations: HashMap<(&'static str, &'static str), f64>,
+    pub(crate) instructions: HashMap<(&'static str, &'static str), f64>,
+    /// MiB after connecting, and at most; by client.
+    pub(crate) memory: HashMap<&'static str, (f64, f64)>,
+    /// What was left out, and why.
+    pub(crate) missing: BTreeMap<&'static str, String>,
+    pub(crate) brokers: Vec<&'static str>,
+}
+
+pub(crate) struct Lab {
+    core: Option<usize>,
+    quick: bool,
+    started: Instant,
+}
+
+pub(crate) const NULL: &str = "null broker";
+pub(crate) const MOSQUITTO: &str = "mosquitto";
+
+const ROUNDS: usize = 5;
+/// When this much of the time for all is used up, an item has one round, and without the clients that take longest.
+const HURRY: Duration = Duration::from_secs(8 * 60);
+/// No item takes longer than this for all clients and rounds, save its last round.
+const ITEM: Duration = Duration::from_secs(12);
+
+impl Lab {
+    pub(crate) fn new(core: Option<usize>, quick: bool) -> Self {
+        Self { core, quick, started: Instant::now() }
+    }
+
+    pub(crate) fn run(&self) -> Results {
+        let mut results = Results::default();
+        {
+            let broker = Broker::null(self.core);
+            self.count(&broker, &mut results);
+        }
+        self.time(NULL, |_| Some(Broker::null(self.core)), &mut results);
+        match Broker::mosquitto(self.core, "probe") {
+            Some(_) => self.time(MOSQUITTO, |name| Broker::mosquitto(self.core, name), &mut results),
+            None => drop(results.missing.insert(MOSQUITTO, "it is not installed here".to_owned())),
+        }
+        results
+    }
+
+    /// Each client has a broker of its own, so that it gets nothing that the others asked for.
+    fn time(&self, name: &'static str, start: impl Fn(&str) -> Option<Broker>, results: &mut Results) {
+        results.brokers.push(name);
+        let mut brokers = Vec::new();
+        let mut clients = Vec::new();
+        for contender in &CONTENDERS {
+            let broker = start(contender.name);
+            let process = broker.as_ref().and_then(|broker| Process::start(&self.command(contender, broker)));
+            brokers.push(broker);
+            match process {
+                Some(process) => {
+                    if name == NULL {
+                        let memory = process.peak_memory().unwrap_or_default();
+                        results.memory.insert(contender.name, (memory, memory));
+                    }
+                    clients.push((contender, process));
+                }
+                None if name != NULL && results.missing.contains_key(contender.label) => {}
+                None => {
+                    let why = if contender.is_python { "Python does not have it here" } else { "it did not connect" };
+                    results.missing.insert(contender.label, why.to_owned());
+                }
+            }
+        }
+        for item in &ITEMS {
+            self.progress(&format!("{name}: {}", item.key));
+            self.time_item(name, item, &mut clients, results);
+        }
+        for (contender, process) in clients {
+            if name == NULL {
+                let idle = results.memory.get(contender.name).map_or(0.0, |memory| memory.0);
+                results.memory.insert(contender.name, (idle, process.peak_memory().unwrap_or_default()));
+            }
+            process.finish();
+        }
+    }
+
+    fn time_item(
+        &self,
+        broker: &'static str,
+        item: &Item,
+        clients: &mut Vec<(&'static Contender, Process)>,
+        results: &mut Results,
+    ) {
+        let start = Instant::now();
+        let hurries = self.started.elapsed() > HURRY;
+        let rounds = if self.quick || hurries { 1 } else { ROUNDS };
+        // They would take longer for it than all others together for all.
+        let is_too_much = hurries || item.work == Work::CallEach { count: 10_000 };
+        let slow = clients.iter().map(|(contender, _)| contender).filter(|contender| contender.is_python);
+        let mut cannot: Vec<_> = slow.filter(|_| is_too_much).map(|contender| contender.name).collect();
+        if hurries {
+            results.missing.insert("Python, for the last items", "there was no time for it".to_owned());
+        }
+        // The first is not counted: it subscribes, and fills what is kept for later.
+        for round in 0..=rounds {
+            if round > 1 && start.elapsed() > ITEM {
+                break;
+            }
+            clients.retain_mut(|(contender, process)| {
+                if cannot.contains(&contender.name) {
+                    return true;
+                }
+                if item.held > 0 && round == 0 {
+                    let held = process.perform(Work::Hold { filters: item.held });
+                    if !matches!(held, Answer::Done(_)) {
+                        cannot.push(contender.name);
+                        return true;
+                    }
+                }
+                let by = contender.slower * if self.quick { 10 } else { 1 };
+                match process.perform(item.work.divided(by)) {
+                    Answer::Done(_) if round == 0 => true,
+                    Answer::Done(sample) => {
+                        results.samples.entry((broker, item.key, contender.name)).or_default().push(sample);
+                        true
+                    }
+                    Answer::Cannot => {
+                        cannot.push(contender.name);
+                        true
+                    }
+                    Answer::Failed => {
+                        let why = format!("it failed or took too long at \"{}\" on {broker}", item.work);
+                        results.missing.insert(contender.label, why);
+                        false
+                    }
+                }
+            });
+        }
+    }
+
+    /// Allocations, and instructions where valgrind is installed. Neither depends on what else the machine does.
+    fn count(&self, broker: &Broker, results: &mut Results) {
+        let has_valgrind = Command::new("valgrind").arg("--version").output().is_ok();
+        if !has_valgrind {
+            results.missing.insert("instructions", "valgrind is not installed here".to_owned());
+        }
+        for contender in CONTENDERS.iter().filter(|contender| !contender.is_python) {
+            self.progress(&format!("counting: {}", contender.label));
+            let command = self.command(contender, broker);
+            if let Some(mut process) = Process::start(&command) {
+                for (name, work) in COUNTED {
+                    process.perform(work);
+                    if let Answer::Done(sample) = process.perform(work) {
+                        let each = sample.allocations / sample.operations;
+                        results.allocations.insert((name, contender.name), each);
+                    }
+                }
+                process.finish();
+            }
+            if !has_valgrind || self.quick {
+                continue;
+            }
+            let Some(base) = instructions(&command, &[]) else { continue };
+            for (name, work) in COUNTED {
+                if !results.allocations.contains_key(&(name, contender.name)) {
+                    continue;
+                }
+                if let Some(all) = instructions(&command, &[work]) {
+                    let each = (all - base) / work.operations() as f64;
+                    results.instructions.insert((name, contender.name), each);
+                }
+            }
+        }
+    }
+
+    /// Off the broker's core, if that has one of its own.
+    fn command(&self, contender: &Contender, broker: &Broker) -> Vec<String> {
+        let address = broker.address();
+        let mut command = Vec::new();
+        if let Some(core) = self.core {
+            command.extend(["taskset".to_owned(), "-c".to_owned(), format!("0-{}", core - 1)]);
+        }
+        if contender.is_python {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("client.py").display().to_string();
+            let (host, port) = (address.ip().to_string(), address.port().to_string());
+            command.extend(["python3".to_owned(), script, contender.name.to_owned(), host, port]);
+        } else {
+            let program = std::env::current_exe().expect("this program").display().to_string();
+            command.extend([program, "client".to_owned(), contender.name.to_owned(), address.to_string()]);
+        }
+        command
+    }
+
+    fn progress(&self, what: &str) {
+        let seconds = self.started.elapsed().as_secs();
+        let _ = writeln!(stderr(), "[{:>2}:{:02}] {what}", seconds / 60, seconds % 60);
+    }
+}
+
+/// All that a client executes while it connects, does this and ends.
+fn instructions(command: &[String], works: &[Work]) -> Option<f64> {
+    let file = std::env::temp_dir().join(format!("peers-{}.callgrind", std::process::id()));
+    let valgrind =
+        ["valgrind".to_owned(), "--tool=callgrind".to_owned(), format!("--callgrind-out-file={}", file.display())];
+    let command: Vec<_> = valgrind.into_iter().chain(command.iter().cloned()).collect();
+    // `taskset` in front would be what is counted.
+    let traced: Vec<_> = match command.iter().position(|word| word == "taskset") {
+        Some(at) => command[at..at + 3].iter().chain(&command[..at]).chain(&command[at + 3..]).cloned().collect(),
+        None => command,
+    };
+    let mut process = Process::start(&traced)?;
+    let all_done = works.iter().all(|work| matches!(process.perform(*work), Answer::Done(_)));
+    process.finish();
+    let text = std::fs::read_to_string(&file).ok()?;
+    let _ = std::fs::remove_file(&file);
+    let totals = text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")))?;
+    all_done.then(|| totals.trim().parse().ok()).flatten()
+}

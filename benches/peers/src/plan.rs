@@ -1,0 +1,76 @@
+//! Who does what.
+
+use crate::work::Work;
+
+pub(crate) struct Contender {
+    pub(crate) name: &'static str,
+    pub(crate) label: &'static str,
+    /// How many times fewer operations it is given, so that it takes about as long as the others.
+    pub(crate) slower: usize,
+    /// Run by Python.
+    pub(crate) is_python: bool,
+}
+
+const fn rust(name: &'static str, label: &'static str, slower: usize) -> Contender {
+    Contender { name, label, slower, is_python: false }
+}
+
+const fn python(name: &'static str, label: &'static str, slower: usize) -> Contender {
+    Contender { name, label, slower, is_python: true }
+}
+
+pub(crate) const CONTENDERS: [Contender; 9] = [
+    rust("agent-311", "mqtt-agent, 3.1.1", 1),
+    rust("agent-5", "mqtt-agent, 5", 1),
+    rust("socket", "blocking socket, no client", 1),
+    rust("event-loop", "rumqttc EventLoop + own table", 1),
+    rust("azure", "azure_iot_operations_mqtt", 4),
+    rust("mqtt5", "mqtt5", 8),
+    python("paho-event", "paho-mqtt, woken by an event", 40),
+    python("paho-poll", "paho-mqtt, looking every 0.1 s", 200),
+    python("aiomqtt", "aiomqtt", 40),
+];
+
+/// One line of a table.
+pub(crate) struct Item {
+    pub(crate) key: &'static str,
+    pub(crate) work: Work,
+    /// Filters held besides, by those that can.
+    pub(crate) held: usize,
+}
+
+const fn item(key: &'static str, work: Work) -> Item {
+    Item { key, work, held: 0 }
+}
+
+const fn holding(key: &'static str, held: usize) -> Item {
+    Item { key, work: Work::Receive { count: 200_000, size: 64 }, held }
+}
+
+pub(crate) const ITEMS: [Item; 17] = [
+    item("call", Work::Call { count: 2_000, size: 64 }),
+    item("each-100", Work::CallEach { count: 100 }),
+    item("each-1000", Work::CallEach { count: 1_000 }),
+    item("each-10000", Work::CallEach { count: 10_000 }),
+    item("publish-0", Work::Publish { count: 100_000, qos: 0, size: 64 }),
+    item("publish-1", Work::Publish { count: 50_000, qos: 1, size: 64 }),
+    item("publish-2", Work::Publish { count: 20_000, qos: 2, size: 64 }),
+    item("publish-1k", Work::Publish { count: 30_000, qos: 1, size: 1 << 10 }),
+    item("publish-64k", Work::Publish { count: 1_000, qos: 1, size: 64 << 10 }),
+    item("receive", Work::Receive { count: 200_000, size: 64 }),
+    item("receive-1k", Work::Receive { count: 100_000, size: 1 << 10 }),
+    item("receive-64k", Work::Receive { count: 2_000, size: 64 << 10 }),
+    item("streams", Work::ReceiveEach { streams: 1_000, count: 100_000 }),
+    item("call-64k", Work::Call { count: 500, size: 64 << 10 }),
+    holding("held-10", 10),
+    holding("held-1000", 1_000),
+    holding("held-100000", 100_000),
+];
+
+/// Counted rather than timed: what a change of the code changes, on any machine.
+pub(crate) const COUNTED: [(&str, Work); 4] = [
+    ("call", Work::Call { count: 1_000, size: 64 }),
+    ("publish, QoS 0", Work::Publish { count: 10_000, qos: 0, size: 64 }),
+    ("publish, QoS 1", Work::Publish { count: 10_000, qos: 1, size: 64 }),
+    ("receive", Work::Receive { count: 10_000, size: 64 }),
+];

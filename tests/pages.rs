@@ -1,0 +1,70 @@
+//! The pages lead somewhere: each link to a file, and each to a heading, is there; what has Rust in it is compiled.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut lost = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in links(&text) {
+            let (file, heading) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let is_there = match fs::read_to_string(&target) {
+                Ok(text) => heading.is_empty() || headings(&text).any(|it| it == heading),
+                Err(_) => target.exists(),
+            };
+            if !is_there {
+                lost.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{}", lost.join("\n"));
+}
+
+#[test]
+fn every_page_with_rust_in_it_is_compiled() {
+    let compiled = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    for page in pages() {
+        let name = page.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+        let has_rust = fs::read_to_string(&page).unwrap().contains("```rust");
+        assert!(!has_rust || compiled.contains(&format!("\"../{name}\"")), "{name} is not in the list of src/lib.rs");
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn pages() -> Vec<PathBuf> {
+    let folders = ["", "docs", "docs/manual", "docs/migrating", "fuzz"];
+    let files = folders.iter().flat_map(|folder| fs::read_dir(root().join(folder)).unwrap());
+    let pages: Vec<_> =
+        files.map(|file| file.unwrap().path()).filter(|path| path.extension() == Some("md".as_ref())).collect();
+    assert!(pages.len() > 10);
+    pages
+}
+
+/// Those within the repository.
+fn links(text: &str) -> impl Iterator<Item = String> + '_ {
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|link| !link.contains("://"))
+        .map(Into::into)
+}
+
+/// As the links to them are written.
+fn headings(text: &str) -> impl Iterator<Item = String> + '_ {
+    text.lines().filter(|line| line.starts_with('#')).map(|line| {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        title
+            .chars()
+            .filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter))
+            .collect::<String>()
+            .replace(' ', "-")
+    })
+}
