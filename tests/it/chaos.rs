@@ -28,6 +28,9 @@ const WINDOW: usize = 8;
 const PUBLISHER_CUTS: usize = 250;
 const SUBSCRIBER_CUTS: usize = 100;
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// The embedded broker has been seen to lose a QoS 2 message of a publisher that is back before it has put the last
+/// connection away.
+const RECONNECT: Duration = Duration::from_millis(60);
 /// Messages of the publisher under way. They are sent again after each cut, so with many of them a line that is cut
 /// this often would carry nothing else.
 const IN_FLIGHT: u16 = 20;
@@ -53,7 +56,7 @@ fn options(url: &str, client_id: &str) -> Options {
         .keep_alive(KEEP_ALIVE)
         .connect_timeout(secs(3))
         .timeout(CHAOS_LIMIT)
-        .reconnect(|_: &Lost| Some(millis(30)))
+        .reconnect(|_: &Lost| Some(RECONNECT))
 }
 
 /// Even tasks publish at QoS 1, odd ones at QoS 2.
