@@ -138,11 +138,6 @@ impl Filter {
         self.matched().split('/')
     }
 
-    /// Whether it has a wildcard: whether it can match more than one topic.
-    pub(crate) fn has_wildcard(&self) -> bool {
-        self.levels().any(|level| matches!(level, "+" | "#"))
-    }
-
     /// Whether there is a topic that both match; true also for some that only a topic starting with `$` could decide.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let (mut ours, mut theirs) = (self.levels(), other.levels());

@@ -72,6 +72,7 @@ impl Requests {
             undirected: VecDeque::new(),
         }
     }
+
     pub(super) fn len(&self) -> usize {
         self.pending.len()
     }

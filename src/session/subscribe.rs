@@ -23,7 +23,7 @@ use crate::{Error, Filter, Message, QoS, ReasonCode};
 struct Batch {
     keys: Vec<FilterKey>,
     asks: Vec<Ask>,
-    /// Where those with a wildcard are: filters without one cannot overlap each other.
+    /// Where the wild ones are: others cannot overlap each other.
     wild: Vec<usize>,
     /// The subscription identifier of all of them, if they have one.
     identifier: Option<u32>,
@@ -52,7 +52,7 @@ impl Batch {
             return false;
         }
         let Some(identifier) = identifier else { return true };
-        let overlaps = match filter.has_wildcard() {
+        let overlaps = match is_wild(filter) {
             true => self.asks.iter().any(|ask| ask.filter.overlaps(filter)),
             false => self.wild.iter().any(|index| self.asks[*index].filter.overlaps(filter)),
         };
@@ -60,12 +60,17 @@ impl Batch {
     }
 
     fn push(&mut self, key: FilterKey, ask: Ask) {
-        if ask.filter.has_wildcard() || ask.filter.share_group().is_some() {
+        if is_wild(&ask.filter) {
             self.wild.push(self.asks.len());
         }
         self.keys.push(key);
         self.asks.push(ask);
     }
+}
+
+/// Whether a filter can overlap one with another text: by a wildcard, or as it matches what it would without its group.
+fn is_wild(filter: &Filter) -> bool {
+    filter.has_wildcards() || filter.share_group().is_some()
 }
 
 impl Session {

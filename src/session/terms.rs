@@ -35,7 +35,7 @@ impl Terms {
             let what = "no_local and retain_as_published belong to MQTT 5, which this connection does not speak";
             return Err(Error::unsupported(what));
         }
-        if ask.filter.has_wildcard() && !self.wildcard_subscriptions_available {
+        if ask.filter.has_wildcards() && !self.wildcard_subscriptions_available {
             return Err(Error::unsupported("the broker takes no filters with wildcards"));
         }
         if ask.filter.share_group().is_some() && !self.shared_subscriptions_available {

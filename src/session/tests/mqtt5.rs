@@ -207,6 +207,17 @@ fn filters_that_do_not_overlap_share_a_packet_and_keep_their_identifier() {
 }
 
 #[test]
+fn a_shared_filter_and_the_same_without_its_group_do_not_share_an_identifier_in_either_order() {
+    for filters in [["a", "$share/g/a"], ["$share/g/a", "a"]] {
+        let mut bench = Bench::connected();
+        let _feed = bench.subscribe(&filters);
+        assert_eq!(bench.sent().len(), 2, "{filters:?}");
+        let identifiers: Vec<_> = bench.carried.iter().map(|carried| carried.identifier).collect();
+        assert_eq!(identifiers, [Some(1), Some(2)]);
+    }
+}
+
+#[test]
 fn without_identifiers_at_the_broker_none_is_sent() {
     let mut bench = Bench::new();
     bench.connect_with(false, |terms| Terms { subscription_identifiers_available: false, ..terms });
