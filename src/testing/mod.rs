@@ -40,11 +40,13 @@ use std::time::{Duration, Instant};
 
 mod broker;
 mod device;
+mod memory;
 mod packets;
 mod proxy;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use device::{Device, Response};
+pub use memory::MemoryBroker;
 pub use packets::Packet;
 pub use proxy::{Direction, Proxy};
 

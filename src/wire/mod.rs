@@ -13,7 +13,7 @@ use crate::terms::{Terms, Version};
 use crate::{Error, Filter, QoS, Topic};
 
 mod alias;
-#[cfg(any(fuzzing, test))]
+#[cfg(any(feature = "testing", fuzzing, test))]
 pub(crate) mod peer;
 mod publish;
 mod v4;

@@ -20,6 +20,7 @@ mod global;
 #[cfg(feature = "json")]
 mod json;
 mod many;
+mod memory;
 mod publish;
 mod replies;
 mod request;
