@@ -1,13 +1,15 @@
 //! The other end of the wire, for tests, fuzzing and the broker in memory: what clients send.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5::{self, RetainForwardRule};
 use rumqttc::v5::mqttbytes::QoS as QoSV5;
 
-use super::{v4 as words_v4, v5 as words_v5, Ask, Frame, PacketId};
+use super::{v4 as words_v4, Ask, Frame, PacketId};
 use crate::properties::Properties;
-use crate::{Error, Filter, QoS, ReasonCode, Version};
+use crate::{Error, Filter, QoS, ReasonCode, Topic, Version};
 
 #[cfg(feature = "testing")]
 mod answer;
@@ -47,7 +49,7 @@ pub(crate) struct Carried {
 
 /// A message with nothing special about it.
 #[cfg(any(fuzzing, test))]
-pub(crate) fn plain(topic: crate::Topic, payload: Bytes, qos: QoS, id: PacketId) -> super::Incoming {
+pub(crate) fn plain(topic: Topic, payload: Bytes, qos: QoS, id: PacketId) -> super::Incoming {
     super::Incoming { topic, payload, qos, retain: false, dup: false, id, properties: None, subscriptions: Vec::new() }
 }
 
@@ -100,8 +102,7 @@ fn translate_v5(packet: &mut BytesMut) -> Result<(Sent, Carried), Error> {
         Packet::Publish(publish) => {
             let properties = publish.properties.unwrap_or_default();
             carried.alias = properties.topic_alias;
-            carried.properties =
-                words_v5::translate_properties(properties).map_or_else(Properties::default, |held| *held);
+            carried.properties = translate_properties(properties);
             Sent::Publish {
                 topic: String::from_utf8(publish.topic.to_vec()).map_err(malformed)?,
                 payload: publish.payload,
@@ -141,6 +142,17 @@ fn ask_v5(filter: &v5::Filter) -> Result<Ask, Error> {
         retain_as_published: filter.preserve_retain,
         retained: filter.retain_forward_rule != RetainForwardRule::Never,
     })
+}
+
+fn translate_properties(properties: v5::PublishProperties) -> Properties {
+    Properties {
+        message_expiry: properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into())),
+        content_type: properties.content_type,
+        payload_is_utf8: properties.payload_format_indicator == Some(1),
+        response_topic: properties.response_topic.and_then(|topic| Topic::new(topic).ok()),
+        correlation_data: properties.correlation_data,
+        user_properties: properties.user_properties,
+    }
 }
 
 fn malformed(source: impl std::error::Error + Send + Sync + 'static) -> Error {

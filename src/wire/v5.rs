@@ -16,7 +16,11 @@ use super::{
 use crate::properties::Properties;
 use crate::reason::{Reason, ReasonCode};
 use crate::terms::{Terms, Version};
-use crate::{Error, QoS, Topic};
+use crate::{Error, QoS};
+
+mod properties;
+
+use properties::Fields;
 
 pub(super) fn encode_connect(connect: &Connect<'_>, buf: &mut BytesMut) {
     let (method, data) = match &connect.authentication {
@@ -334,34 +338,18 @@ fn translate_connack(ack: v5::ConnAck) -> Result<ConnAck, Error> {
 }
 
 fn translate_publish(mut publish: Raw, aliases: &mut Known) -> Result<Incoming, Error> {
-    let properties = v5::PublishProperties::read(&mut publish.payload).map_err(malformed)?;
-    let Some(mut properties) = properties else {
+    let Some(Fields { properties, alias, subscriptions }) = properties::take(&mut publish.payload)? else {
         let topic = publish.take_topic()?;
         return Ok(publish.into_incoming(topic, None, Vec::new()));
     };
-    let topic = match (publish.topic.is_empty(), properties.topic_alias.take()) {
+    let topic = match (publish.topic.is_empty(), alias) {
         (true, Some(alias)) => aliases.resolve(alias, None)?,
         (false, Some(alias)) => aliases.resolve(alias, Some(publish.take_topic()?))?,
         (_, None) => publish.take_topic()?,
     };
-    let subscriptions = std::mem::take(&mut properties.subscription_identifiers);
-    Ok(publish.into_incoming(topic, translate_properties(properties), subscriptions))
-}
-
-/// None where there is nothing for the application.
-pub(super) fn translate_properties(properties: v5::PublishProperties) -> Option<Box<Properties>> {
-    let expiry = properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into()));
-    let properties = Properties {
-        message_expiry: expiry,
-        content_type: properties.content_type,
-        payload_is_utf8: properties.payload_format_indicator == Some(1),
-        // One that is not valid is nothing to answer to. It comes from another client, which must not be able to end
-        // this one's connection.
-        response_topic: properties.response_topic.and_then(|topic| Topic::new(topic).ok()),
-        correlation_data: properties.correlation_data,
-        user_properties: properties.user_properties,
-    };
-    (!properties.is_empty()).then(|| Box::new(properties))
+    // None where there is nothing for the application.
+    let properties = (!properties.is_empty()).then(|| Box::new(properties));
+    Ok(publish.into_incoming(topic, properties, subscriptions))
 }
 
 fn to_wire(qos: QoS) -> WireQoS {

@@ -108,6 +108,8 @@ mod tests {
     use crate::wire::{Codec, Inbound, Incoming};
     use crate::{QoS, Topic};
 
+    const IDENTIFIERS: [usize; 4] = [1, 300, 2, 3];
+
     /// What a client reads of it.
     fn read(version: Version, encode: impl FnOnce(&mut BytesMut)) -> Option<Inbound> {
         let mut bytes = BytesMut::new();
@@ -186,9 +188,9 @@ mod tests {
                 dup: true,
                 id: 7,
                 properties: publish.properties.clone().filter(|_| is_v5),
-                subscriptions: if is_v5 { vec![1, 300] } else { Vec::new() },
+                subscriptions: if is_v5 { IDENTIFIERS.to_vec() } else { Vec::new() },
             };
-            let inbound = read(version, |buf| encode_publish(version, &publish, 7, true, &[1, 300], buf));
+            let inbound = read(version, |buf| encode_publish(version, &publish, 7, true, &IDENTIFIERS, buf));
             assert_eq!(inbound, Some(Inbound::Publish(expected)));
         }
     }

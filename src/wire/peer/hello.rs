@@ -4,8 +4,8 @@ use bytes::{Buf, BufMut, BytesMut};
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5;
 
-use super::super::{put_length, read_u16, v4 as words_v4, v5 as words_v5, Publish, MAX_REMAINING_LENGTH};
-use super::{from_wire_v5, malformed, take_packet, unexpected};
+use super::super::{put_length, read_u16, v4 as words_v4, Publish, MAX_REMAINING_LENGTH};
+use super::{from_wire_v5, malformed, take_packet, translate_properties, unexpected};
 use crate::{Error, Topic, Version};
 
 /// A CONNECT, as far as a broker that lets everybody in has to know it.
@@ -99,7 +99,7 @@ fn will_v5(will: v5::LastWill) -> Result<Publish, Error> {
         payload: will.message,
         qos: from_wire_v5(will.qos),
         retain: will.retain,
-        properties: properties.and_then(words_v5::translate_properties),
+        properties: properties.map(|held| Box::new(translate_properties(held))).filter(|held| !held.is_empty()),
         lenient: true,
     })
 }
