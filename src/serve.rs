@@ -188,8 +188,9 @@ impl Serve {
         let subscription = subscribe.timeout(self.timeout).await?;
         let counters = Arc::new(Counters::default());
         let (stop, stops) = oneshot::channel();
+        let runtime = self.agent.runtime().clone();
         let server = Server::new(self.agent, subscription, pattern, setup, self.capacity, counters.clone(), stops);
-        tokio::spawn(server.run(self.timeout));
+        runtime.spawn(server.run(self.timeout));
         Ok(Service { stop, counters })
     }
 }

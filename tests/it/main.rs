@@ -21,6 +21,7 @@ mod global;
 mod json;
 mod many;
 mod memory;
+mod outside;
 mod publish;
 mod replies;
 mod request;
