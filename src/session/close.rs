@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::subscriptions::{Shared, Step};
+use super::shared::{Shared, Step};
 use super::Session;
 use crate::command::{self, Reply, Unfinished};
 use crate::wire::{Codec, Outbound};

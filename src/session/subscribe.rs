@@ -10,7 +10,8 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::in_flight::On;
-use super::subscriptions::{FilterKey, LinkState, Shared, Sink, Step, Subscriptions};
+use super::shared::{LinkState, Shared, Step};
+use super::subscriptions::{FilterKey, Sink, Subscriptions};
 use super::{Due, Entry, Limits, Session};
 use crate::command::{self, Feed, Reply, SubscriberGuard, SubscriberKey};
 use crate::options::Offline;
