@@ -2,11 +2,14 @@
 
 import asyncio
 import socket
+import ssl
 import sys
 import threading
 import time
 
-NAME, HOST, PORT = sys.argv[1], sys.argv[2], int(sys.argv[3])
+NAME, (HOST, PORT) = sys.argv[1], sys.argv[2].split(":")
+PORT = int(PORT)
+TLS = ssl.create_default_context(cafile=sys.argv[3]) if len(sys.argv) > 3 else None
 AT_ONCE = 10_000
 KEEP_ALIVE = 900
 
@@ -39,6 +42,8 @@ class Paho:
         self.client.max_inflight_messages_set(65_535)
         self.client.on_message = self.on_message
         self.client.on_subscribe = self.on_subscribe
+        if TLS:
+            self.client.tls_set_context(TLS)
         self.client.connect(HOST, PORT, KEEP_ALIVE)
         self.client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.client.loop_start()
@@ -126,7 +131,13 @@ class Aio:
         self.wanted = 0
         options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
         async with aiomqtt.Client(
-            HOST, PORT, keepalive=KEEP_ALIVE, socket_options=options, max_inflight_messages=65_535, timeout=60
+            HOST,
+            PORT,
+            keepalive=KEEP_ALIVE,
+            socket_options=options,
+            max_inflight_messages=65_535,
+            timeout=60,
+            tls_context=TLS,
         ) as self.client:
             self.client.pending_calls_threshold = 1_000_000
             await self.client.subscribe([("dev/+/rpc/res", 0), ("flood/data", 0)])

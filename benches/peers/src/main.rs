@@ -7,21 +7,25 @@ mod broker;
 mod chart;
 mod child;
 mod clients;
+mod endpoint;
 mod heap;
 mod lab;
 mod machine;
 mod plan;
 mod process;
 mod report;
+mod tls;
 mod work;
 
 use std::path::Path;
 use std::time::Instant;
 
+use endpoint::Endpoint;
+
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["client", name, broker] => child::serve(name, broker.parse().expect("an address")),
+        ["client", name, ref broker @ ..] => child::serve(name, &Endpoint::parse(broker).expect("an endpoint")),
         [] | ["--quick"] => {
             let started = Instant::now();
             let quick = !arguments.is_empty();

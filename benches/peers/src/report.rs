@@ -6,9 +6,9 @@ use std::io;
 use std::path::Path;
 
 use crate::chart::{draw, Bar, Panel};
-use crate::lab::{Results, MOSQUITTO, NULL};
+use crate::lab::Results;
 use crate::machine;
-use crate::plan::{Contender, CONTENDERS, COUNTED};
+use crate::plan::{Contender, Setting, CONTENDERS, COUNTED};
 use crate::process::Sample;
 
 const COMMAND: &str = "cargo run --release --manifest-path benches/peers/Cargo.toml";
@@ -35,18 +35,22 @@ const fn column(title: &'static str, item: &'static str, figure: Figure) -> Colu
 struct Table {
     title: &'static str,
     about: &'static str,
+    over_tls: bool,
     columns: &'static [Column],
 }
 
-const TABLES: [Table; 6] = [
+const TABLES: [Table; 7] = [
     Table {
         title: "One call at a time",
-        about: "A command of 64 bytes (64 KiB in the last two columns) to a device, and its reply, one after the other, at \
+        about: "A command of 64 bytes, or what the columns say, to a device, and its reply, one after the other, at \
                 QoS 0. Microseconds.",
+        over_tls: false,
         columns: &[
             column("p50", "call", P50),
             column("p99", "call", P99),
             column("processor per call", "call", CPU),
+            column("1 KiB, p50", "call-1k", P50),
+            column("1 KiB, p99", "call-1k", P99),
             column("64 KiB, p50", "call-64k", P50),
             column("64 KiB, p99", "call-64k", P99),
         ],
@@ -55,6 +59,7 @@ const TABLES: [Table; 6] = [
         title: "Calls at once",
         about: "So many calls, each to a device of its own, begun together; the time until the last reply, in milliseconds. \
                 The last column is microseconds of processor for each of 10,000.",
+        over_tls: false,
         columns: &[
             column("100", "each-100", MILLISECONDS),
             column("1,000", "each-1000", MILLISECONDS),
@@ -66,6 +71,7 @@ const TABLES: [Table; 6] = [
         title: "Publish",
         about: "64 bytes, up to 10,000 under way. Thousands a second until the broker has the last (QoS 0: a call behind \
                 them is answered; QoS 1 and 2: all are acknowledged), and microseconds of processor for each.",
+        over_tls: false,
         columns: &[
             column("QoS 0", "publish-0", RATE),
             column("QoS 1", "publish-1", RATE),
@@ -79,6 +85,7 @@ const TABLES: [Table; 6] = [
         title: "Receive",
         about: "64 bytes at QoS 0, by one filter and spread over 1,000 filters with a stream each. Thousands a second, and \
                 microseconds of processor for each.",
+        over_tls: false,
         columns: &[
             column("one filter", "receive", RATE),
             column("1,000 streams", "streams", RATE),
@@ -89,6 +96,7 @@ const TABLES: [Table; 6] = [
     Table {
         title: "Larger payloads",
         about: "Thousands a second; 1 thousand of 64 KiB is 65 MB.",
+        over_tls: false,
         columns: &[
             column("publish 1 KiB, QoS 1", "publish-1k", RATE),
             column("publish 64 KiB, QoS 1", "publish-64k", RATE),
@@ -97,9 +105,27 @@ const TABLES: [Table; 6] = [
         ],
     },
     Table {
+        title: "Over TLS",
+        about: "The same, by TLS 1.3 with AES-128-GCM, which is all that the brokers accept. p50, p99 and processor are of one \
+                call at a time (microseconds); then milliseconds of 1,000 calls at once, and thousands of messages a second. \
+                The null broker encrypts by rustls, mosquitto by OpenSSL; of the clients, azure_iot_operations_mqtt and \
+                Python do it by OpenSSL, the others by rustls with ring.",
+        over_tls: true,
+        columns: &[
+            column("p50", "call", P50),
+            column("p99", "call", P99),
+            column("processor per call", "call", CPU),
+            column("1,000 at once", "each-1000", MILLISECONDS),
+            column("publish, QoS 1", "publish-1", RATE),
+            column("publish 64 KiB, QoS 1", "publish-64k", RATE),
+            column("receive", "receive", RATE),
+        ],
+    },
+    Table {
         title: "Filters held",
         about: "Receiving by one filter while so many others are subscribed, in thousands a second. The other clients leave \
                 it to the application to find out whom a message is for.",
+        over_tls: false,
         columns: &[
             column("10", "held-10", RATE),
             column("1,000", "held-1000", RATE),
@@ -112,8 +138,9 @@ const TABLES: [Table; 6] = [
 pub(crate) fn write(results: &Results, docs: &Path, seconds: u64) -> io::Result<()> {
     let charts = docs.join("benchmarks");
     fs::create_dir_all(&charts)?;
-    for (file, title, item, figure) in CHARTS {
-        let panels: Vec<_> = results.brokers.iter().map(|broker| panel(results, broker, item, figure)).collect();
+    for Chart { file, title, item, figure, over_tls } in CHARTS {
+        let settings = results.settings.iter().filter(|setting| setting.is_tls() == over_tls);
+        let panels: Vec<_> = settings.map(|setting| panel(results, *setting, item, figure)).collect();
         fs::write(charts.join(file), draw(title, &panels))?;
     }
     fs::write(docs.join("benchmarks.md"), page(results, seconds))?;
@@ -123,20 +150,59 @@ pub(crate) fn write(results: &Results, docs: &Path, seconds: u64) -> io::Result<
     fs::write(scaling, with_figures(&text, &figures(results)))
 }
 
-const CHARTS: [(&str, &str, &str, Figure); 4] = [
-    ("calls.svg", "One call at a time: microseconds, p50 (less is better)", "call", P50),
-    ("at-once.svg", "1,000 calls at once: milliseconds (less is better)", "each-1000", MILLISECONDS),
-    ("publish.svg", "Publish at QoS 1, acknowledged: thousands a second (more is better)", "publish-1", RATE),
-    ("receive.svg", "Receive: thousands a second (more is better)", "receive", RATE),
+struct Chart {
+    file: &'static str,
+    title: &'static str,
+    item: &'static str,
+    figure: Figure,
+    over_tls: bool,
+}
+
+const CHARTS: [Chart; 5] = [
+    Chart {
+        file: "calls.svg",
+        title: "One call at a time: microseconds, p50 (less is better)",
+        item: "call",
+        figure: P50,
+        over_tls: false,
+    },
+    Chart {
+        file: "at-once.svg",
+        title: "1,000 calls at once: milliseconds (less is better)",
+        item: "each-1000",
+        figure: MILLISECONDS,
+        over_tls: false,
+    },
+    Chart {
+        file: "publish.svg",
+        title: "Publish at QoS 1, acknowledged: thousands a second (more is better)",
+        item: "publish-1",
+        figure: RATE,
+        over_tls: false,
+    },
+    Chart {
+        file: "receive.svg",
+        title: "Receive: thousands a second (more is better)",
+        item: "receive",
+        figure: RATE,
+        over_tls: false,
+    },
+    Chart {
+        file: "tls.svg",
+        title: "1,000 calls at once over TLS: milliseconds (less is better)",
+        item: "each-1000",
+        figure: MILLISECONDS,
+        over_tls: true,
+    },
 ];
 
-fn panel(results: &Results, broker: &'static str, item: &'static str, figure: Figure) -> Panel {
+fn panel(results: &Results, setting: Setting, item: &'static str, figure: Figure) -> Panel {
     let bars = CONTENDERS.iter().filter_map(|contender| {
-        let [_, value, _] = spread(results, broker, item, contender, figure)?;
+        let [_, value, _] = spread(results, setting, item, contender, figure)?;
         let is_ours = contender.name.starts_with("agent");
         Some(Bar { label: contender.label, value, text: show(value), is_ours })
     });
-    Panel { title: format!("on {broker}"), bars: bars.collect() }
+    Panel { title: format!("on {}", setting.name()), bars: bars.collect() }
 }
 
 fn page(results: &Results, seconds: u64) -> String {
@@ -153,15 +219,15 @@ fn page(results: &Results, seconds: u64) -> String {
         seconds.div_ceil(60),
         machine::describe()
     );
-    for (file, title, _, _) in CHARTS {
+    for Chart { file, title, .. } in CHARTS {
         let _ = writeln!(page, "![{title}](benchmarks/{file})\n");
     }
     page.push_str("## Budgets\n\nRatios of medians, on the null broker.\n\n| | floor or EventLoop | 3.1.1 | 5 | budget |\n|---|---|---|---|---|\n");
     budgets(results, &mut page);
     for table in &TABLES {
         let _ = writeln!(page, "\n## {}\n\n{}", table.title, table.about);
-        for broker in &results.brokers {
-            rows(results, broker, table, &mut page);
+        for setting in results.settings.iter().filter(|setting| setting.is_tls() == table.over_tls) {
+            rows(results, *setting, table, &mut page);
         }
     }
     counted(results, &mut page);
@@ -182,15 +248,15 @@ fn page(results: &Results, seconds: u64) -> String {
     page
 }
 
-fn rows(results: &Results, broker: &'static str, table: &Table, page: &mut String) {
-    let _ = write!(page, "\n| on {broker} |");
+fn rows(results: &Results, setting: Setting, table: &Table, page: &mut String) {
+    let _ = write!(page, "\n| on {} |", setting.name());
     for column in table.columns {
         let _ = write!(page, " {} |", column.title);
     }
     let _ = write!(page, "\n|---|{}\n", "---|".repeat(table.columns.len()));
     for contender in &CONTENDERS {
         let cells: Vec<_> =
-            table.columns.iter().map(|column| spread(results, broker, column.item, contender, column.figure)).collect();
+            table.columns.iter().map(|column| spread(results, setting, column.item, contender, column.figure)).collect();
         if cells.iter().all(Option::is_none) {
             continue;
         }
@@ -220,7 +286,7 @@ fn budgets(results: &Results, page: &mut String) {
     ];
     for (title, item, figure, other, at_most, budget) in lines {
         let median =
-            |contender: &Contender| spread(results, NULL, item, contender, figure).map(|[_, median, _]| median);
+            |contender: &Contender| spread(results, Setting::Null, item, contender, figure).map(|[_, median, _]| median);
         let Some(base) = median(other) else { continue };
         let ratio = |contender: &Contender| match median(contender) {
             // So many times as fast; where times are compared, the shorter is.
@@ -277,12 +343,12 @@ fn memory(results: &Results, page: &mut String) {
 /// The least, the median and the most.
 fn spread(
     results: &Results,
-    broker: &'static str,
+    setting: Setting,
     item: &'static str,
     contender: &Contender,
     figure: Figure,
 ) -> Option<[f64; 3]> {
-    let samples = results.samples.get(&(broker, item, contender.name))?;
+    let samples = results.samples.get(&(setting, item, contender.name))?;
     let mut values: Vec<_> = samples.iter().map(figure).collect();
     values.sort_by(f64::total_cmp);
     Some([*values.first()?, values[values.len() / 2], *values.last()?])
@@ -339,7 +405,7 @@ fn figures(results: &Results) -> String {
         ("message received, 1,000 streams", "streams"),
         ("message received, 100,000 filters held", "held-100000"),
     ] {
-        let Some([_, cpu, _]) = spread(results, NULL, item, ours, CPU) else { continue };
+        let Some([_, cpu, _]) = spread(results, Setting::Null, item, ours, CPU) else { continue };
         let per_second = 1e6 / cpu;
         let _ = writeln!(
             text,
@@ -350,7 +416,7 @@ fn figures(results: &Results) -> String {
             about(per_second / 2.0 * 60.0)
         );
     }
-    let rate = |item| spread(results, MOSQUITTO, item, ours, RATE).map(|[_, median, _]| median);
+    let rate = |item| spread(results, Setting::Mosquitto, item, ours, RATE).map(|[_, median, _]| median);
     if let (Some(publish), Some(receive)) = (rate("publish-1"), rate("receive")) {
         let _ = writeln!(
             text,

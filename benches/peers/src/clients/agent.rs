@@ -1,7 +1,6 @@
 //! This crate, as an application uses it, on MQTT 3.1.1 and on 5.
 
 use std::future::IntoFuture;
-use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use futures::future::join_all;
 use mqtt_agent::{Agent, QoS, Retained, Subscription, Version};
 
 use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use crate::endpoint::Endpoint;
 
 pub(crate) struct OnV311(Inner);
 pub(crate) struct OnV5(Inner);
@@ -20,8 +20,13 @@ struct Inner {
 }
 
 impl Inner {
-    async fn connect(broker: SocketAddr, version: Version) -> Self {
-        let options = Agent::builder(&format!("mqtt://{broker}")).expect("a valid URL").version(version);
+    async fn connect(broker: &Endpoint, version: Version) -> Self {
+        let scheme = if broker.ca.is_some() { "mqtts" } else { "mqtt" };
+        let options = Agent::builder(&format!("{scheme}://{}", broker.address)).expect("a valid URL").version(version);
+        let options = match &broker.ca {
+            Some(ca) => options.ca_file(ca),
+            None => options,
+        };
         let agent = options
             .keep_alive(KEEP_ALIVE)
             .reply_linger(KEEP_ALIVE)
@@ -97,7 +102,7 @@ impl Inner {
 macro_rules! on_version {
     ($name:ident, $version:ident) => {
         impl Client for $name {
-            async fn connect(broker: SocketAddr) -> Self {
+            async fn connect(broker: &Endpoint) -> Self {
                 Self(Inner::connect(broker, Version::$version).await)
             }
 

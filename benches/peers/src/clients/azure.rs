@@ -1,7 +1,6 @@
 //! `azure_iot_operations_mqtt`, which speaks MQTT 5 and has no QoS 2, with correlation by hand.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use crate::endpoint::Endpoint;
 
 pub(crate) struct Azure {
     client: SessionManagedClient,
@@ -36,14 +36,15 @@ impl Azure {
 }
 
 impl Client for Azure {
-    async fn connect(broker: SocketAddr) -> Self {
+    async fn connect(broker: &Endpoint) -> Self {
         let settings = MqttConnectionSettingsBuilder::default()
             .client_id("azure")
-            .hostname(broker.ip().to_string())
+            .hostname(broker.host())
             .tcp_port(broker.port())
             .keep_alive(KEEP_ALIVE)
             .clean_start(true)
-            .use_tls(false)
+            .use_tls(broker.ca.is_some())
+            .ca_file(broker.ca.as_ref().map(|ca| ca.display().to_string()))
             .build()
             .expect("valid settings");
         let options = SessionOptionsBuilder::default().connection_settings(settings).build().expect("valid options");

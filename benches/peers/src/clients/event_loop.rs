@@ -1,16 +1,19 @@
 //! rumqttc's own `AsyncClient` and `EventLoop`, with the correlation that an application writes by hand.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use rumqttc::{AsyncClient, Event, MqttOptions, NetworkOptions, Packet, Publish, QoS};
+use rumqttc::{
+    AsyncClient, Event, MqttOptions, NetworkOptions, Packet, Publish, QoS, TlsConfiguration, Transport,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use crate::endpoint::Endpoint;
+use crate::tls::client_config;
 
 /// No work has more under way, so that a full queue is never what is measured.
 const QUEUE: usize = 16 * 1024;
@@ -60,11 +63,14 @@ impl Loop {
 }
 
 impl Client for Loop {
-    async fn connect(broker: SocketAddr) -> Self {
-        let mut options = MqttOptions::new("event-loop", broker.ip().to_string(), broker.port());
+    async fn connect(broker: &Endpoint) -> Self {
+        let mut options = MqttOptions::new("event-loop", broker.host(), broker.port());
         options.set_keep_alive(KEEP_ALIVE);
         options.set_inflight(u16::MAX);
         options.set_max_packet_size(1 << 20, 1 << 20);
+        if let Some(ca) = &broker.ca {
+            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(client_config(ca))));
+        }
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);
         let (client, mut event_loop) = AsyncClient::new(options, QUEUE);

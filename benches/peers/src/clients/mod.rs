@@ -1,18 +1,20 @@
 //! The clients that are compared. They differ in the methods of [`Client`] and in nothing else.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
 use tokio::task::unconstrained;
 
+use crate::endpoint::Endpoint;
+
 pub(crate) mod agent;
 pub(crate) mod azure;
 pub(crate) mod event_loop;
 pub(crate) mod mqtt5;
 pub(crate) mod socket;
+pub(crate) mod typed;
 
 /// No client has more than this under way at once.
 pub(crate) const AT_ONCE: usize = 10_000;
@@ -20,7 +22,7 @@ pub(crate) const AT_ONCE: usize = 10_000;
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(900);
 
 pub(crate) trait Client: Send + Sync + Sized + 'static {
-    fn connect(broker: SocketAddr) -> impl Future<Output = Self> + Send;
+    fn connect(broker: &Endpoint) -> impl Future<Output = Self> + Send;
 
     /// Sends a command at QoS 0 and waits for its reply.
     fn call(&self, device: &Device, payload: Bytes) -> impl Future<Output = ()> + Send;

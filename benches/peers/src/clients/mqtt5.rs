@@ -1,15 +1,16 @@
 //! The client of the `mqtt5` crate, with correlation by hand.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use mqtt5::transport::tls::TlsConfig;
 use mqtt5::{ConnectOptions, MqttClient, QoS};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use crate::endpoint::Endpoint;
 
 pub(crate) struct Mqtt5 {
     client: MqttClient,
@@ -18,9 +19,17 @@ pub(crate) struct Mqtt5 {
 }
 
 impl Client for Mqtt5 {
-    async fn connect(broker: SocketAddr) -> Self {
+    async fn connect(broker: &Endpoint) -> Self {
         let client = MqttClient::with_options(ConnectOptions::new("mqtt5").with_keep_alive(KEEP_ALIVE));
-        client.connect(&format!("mqtt://{broker}")).await.expect("the broker accepts");
+        let connected = match &broker.ca {
+            Some(ca) => {
+                let mut tls = TlsConfig::new(broker.address, broker.host()).with_system_roots(false);
+                tls.load_ca_cert_pem(&ca.display().to_string()).expect("a certificate");
+                client.connect_with_tls(tls).await
+            }
+            None => client.connect(&format!("mqtt://{}", broker.address)).await,
+        };
+        connected.expect("the broker accepts");
         let replies: Arc<Mutex<HashMap<String, oneshot::Sender<Vec<u8>>>>> = Arc::default();
         let waiting = replies.clone();
         let on_reply = move |message: mqtt5::Message| {
