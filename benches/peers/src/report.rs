@@ -241,9 +241,8 @@ fn page(results: &Results, seconds: u64) -> String {
         let _ = writeln!(page, "| {what} | {why} |");
     }
     page.push_str(
-        "| Python, 10,000 calls at once | they take longer for it than all others together for all |\n\
-         | mqtt-typed-client | it runs on rumqttc's `EventLoop`, which is here, and takes typed payloads only |\n\
-         | TLS | the clients bring different TLS libraries, which would be what is compared |\n",
+        "| mqtt-typed-client, acknowledged publishes | its publish returns when the message is queued, at any QoS, and \
+         nothing tells later that the broker has it |\n",
     );
     page
 }

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::{ring, CryptoProvider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -41,6 +41,8 @@ impl Identity {
         };
         let (ca_key, key) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
         let mut ca_params = CertificateParams::new([]).expect("no names");
+        // A name that is not the broker's too: OpenSSL takes a certificate with its issuer's name for its own issuer.
+        ca_params.distinguished_name.push(DnType::CommonName, "peers");
         ca_params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = ca_params.self_signed(&ca_key).expect("a certificate");
         let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("an address");
