@@ -11,6 +11,7 @@ NAME, (HOST, PORT) = sys.argv[1], sys.argv[2].split(":")
 PORT = int(PORT)
 TLS = ssl.create_default_context(cafile=sys.argv[3]) if len(sys.argv) > 3 else None
 AT_ONCE = 10_000
+FILTERS_AT_ONCE = 1_000
 KEEP_ALIVE = 900
 
 
@@ -63,6 +64,20 @@ class Paho:
                 self.replies.add(message.topic)
             self.changed.notify_all()
 
+    def on_data(self, *_):
+        with self.changed:
+            self.taken += 1
+            self.changed.notify_all()
+
+    def subscribe(self, filters, callback):
+        for topic in filters:
+            self.client.message_callback_add(topic, callback)
+        packets = [filters[first : first + FILTERS_AT_ONCE] for first in range(0, len(filters), FILTERS_AT_ONCE)]
+        self.subscribed = 0
+        for packet in packets:
+            self.client.subscribe([(topic, 0) for topic in packet])
+        self.wait(lambda: self.subscribed == len(packets))
+
     def wait(self, condition):
         if self.polls:
             while not condition():
@@ -108,6 +123,15 @@ class Paho:
             self.taken = 0
             self.client.publish(f"flood/{numbers[0]}/{numbers[1]}", b"")
             self.wait(lambda: self.taken == numbers[0])
+        elif name == "streams":
+            streams, count = numbers
+            self.subscribe([f"spread/{number}/data" for number in range(streams)], self.on_data)
+            self.taken = 0
+            start = time.perf_counter()
+            self.client.publish(f"spread/{streams}/{count}", b"")
+            self.wait(lambda: self.taken == streams * (count // streams))
+        elif name == "hold":
+            self.subscribe([f"held/{number}/data" for number in range(numbers[0])], lambda *_: None)
         else:
             return say("cannot")
         done(time.perf_counter() - start)

@@ -1,11 +1,4 @@
-//! The brokers, each alone on the last core, and what the benches have for that.
-
-#[path = "../../throughput/cores.rs"]
-pub(crate) mod cores;
-// The criterion benches use more of it.
-#[allow(dead_code)]
-#[path = "../../throughput/null_broker.rs"]
-mod null_broker;
+//! The brokers, each alone on the last core.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,11 +8,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::endpoint::Endpoint;
+use crate::null_broker::{serve_devices, NullBroker};
 use crate::plan::Setting;
 use crate::tls::Identity;
-
-pub(crate) use null_broker::Line;
-use null_broker::{serve_devices, NullBroker};
 
 /// Ends with the value.
 pub(crate) struct Broker {

@@ -35,7 +35,9 @@ fn run<C: Client>(broker: &Endpoint) -> ! {
     let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build().expect("a runtime");
     // On a worker, where a request handler runs: `block_on` alone would add one more thread to wake.
     let broker = broker.clone();
-    let client = Arc::new(runtime.block_on(async { tokio::spawn(async move { C::connect(&broker).await }).await.expect("it connects") }));
+    let client = Arc::new(
+        runtime.block_on(async { tokio::spawn(async move { C::connect(&broker).await }).await.expect("it connects") }),
+    );
     say("ready");
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let (Some(work), client) = (Work::parse(&line), client.clone()) else { break };

@@ -7,13 +7,22 @@ mod broker;
 mod chart;
 mod child;
 mod clients;
+#[path = "../../throughput/cores.rs"]
+mod cores;
 mod endpoint;
 mod heap;
 mod lab;
 mod machine;
+// The criterion benches use more of it.
+#[allow(dead_code)]
+#[path = "../../throughput/null_broker.rs"]
+mod null_broker;
+mod numbers;
 mod plan;
 mod process;
 mod report;
+mod scaling;
+mod tables;
 mod tls;
 mod work;
 
@@ -30,7 +39,7 @@ fn main() {
         [] | ["--quick"] => {
             let started = Instant::now();
             let quick = !arguments.is_empty();
-            let core = broker::cores::reserve_last();
+            let core = cores::reserve_last();
             let results = lab::Lab::new(core, quick).run();
             // A fast look must not take the place of what was measured with care.
             let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
-use crate::broker::Line;
+use crate::null_broker::Line;
 
 /// As mosquitto and OpenSSL call the one that [`provider`] has.
 pub(crate) const CIPHER_SUITE: &str = "TLS_AES_128_GCM_SHA256";

@@ -8,16 +8,18 @@ use azure_iot_operations_mqtt::aio::connection_settings::MqttConnectionSettingsB
 use azure_iot_operations_mqtt::control_packet::{
     PublishProperties, QoS, RetainOptions, SubscribeProperties, TopicFilter, TopicName,
 };
-use azure_iot_operations_mqtt::session::{Session, SessionManagedClient, SessionOptionsBuilder};
+use azure_iot_operations_mqtt::session::{Session, SessionManagedClient, SessionOptionsBuilder, SessionPubReceiver};
 use bytes::Bytes;
+use futures::future::join_all;
 use tokio::sync::oneshot;
 
-use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use super::{all, Client, Device, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 
 pub(crate) struct Azure {
     client: SessionManagedClient,
     replies: Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>>,
+    held: Mutex<Vec<SessionPubReceiver>>,
 }
 
 impl Azure {
@@ -32,6 +34,10 @@ impl Azure {
         let (options, properties) = (RetainOptions::default(), SubscribeProperties::default());
         let asked = self.client.subscribe(filter, QoS::AtMostOnce, false, options, properties).await;
         asked.expect("the session runs").await.expect("the broker grants it");
+    }
+
+    fn stream(&self, filter: &str) -> SessionPubReceiver {
+        self.client.create_filtered_pub_receiver(TopicFilter::new(filter).expect("a valid filter"))
     }
 }
 
@@ -54,7 +60,7 @@ impl Client for Azure {
         let mut receiver = client.create_filtered_pub_receiver(filter);
         let replies: Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>> = Arc::default();
         tokio::spawn(session.run());
-        let this = Self { client, replies };
+        let this = Self { client, replies, held: Mutex::default() };
         for filter in ["dev/+/rpc/res", "flood/data"] {
             this.subscribe(filter).await;
         }
@@ -101,13 +107,45 @@ impl Client for Azure {
     }
 
     async fn receive(&self, flood: String, count: usize) -> Duration {
-        let filter = TopicFilter::new("flood/data").expect("a valid filter");
-        let mut data = self.client.create_filtered_pub_receiver(filter);
+        let mut data = self.stream("flood/data");
         let start = Instant::now();
         self.publish_one(&flood, Bytes::new()).await;
         for _ in 0..count {
             data.recv().await.expect("the session runs");
         }
         start.elapsed()
+    }
+
+    async fn receive_each(&self, streams: usize, count: usize) -> Option<Duration> {
+        let filters: Vec<_> = (0..streams).map(|n| format!("spread/{n}/data")).collect();
+        all(filters.iter().map(|filter| self.subscribe(filter))).await;
+        let receivers: Vec<_> = filters.iter().map(|filter| self.stream(filter)).collect();
+        let start = Instant::now();
+        self.publish_one(&format!("spread/{streams}/{count}"), Bytes::new()).await;
+        let tasks = receivers.into_iter().map(|mut data| {
+            tokio::spawn(async move {
+                for _ in 0..count / streams {
+                    data.recv().await.expect("the session runs");
+                }
+            })
+        });
+        for task in join_all(tasks).await {
+            task.expect("no stream fails");
+        }
+        Some(start.elapsed())
+    }
+
+    async fn hold(&self, filters: usize) -> bool {
+        // It looks at each filter for each message: with more it takes longer than is waited for.
+        if filters > 1_000 {
+            return false;
+        }
+        self.held.lock().expect("not poisoned").clear();
+        let names: Vec<_> = (0..filters).map(|n| format!("held/{n}/data")).collect();
+        for names in names.chunks(FILTERS_AT_ONCE) {
+            all(names.iter().map(|name| self.subscribe(name))).await;
+        }
+        *self.held.lock().expect("not poisoned") = names.iter().map(|name| self.stream(name)).collect();
+        true
     }
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::join_all;
 use rumqttc::{
-    AsyncClient, Event, MqttOptions, NetworkOptions, Packet, Publish, QoS, TlsConfiguration, Transport,
+    AsyncClient, Event, MqttOptions, NetworkOptions, Packet, Publish, QoS, SubscribeFilter, TlsConfiguration, Transport,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use super::{all, Client, Device, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 use crate::tls::client_config;
 
@@ -142,6 +142,20 @@ impl Client for Loop {
             task.expect("no stream fails");
         }
         Some(start.elapsed())
+    }
+
+    async fn hold(&self, filters: usize) -> bool {
+        let topics: Vec<_> = (0..filters).map(|n| format!("held/{n}/data")).collect();
+        for topics in topics.chunks(FILTERS_AT_ONCE) {
+            let filters = topics.iter().map(|topic| SubscribeFilter::new(topic.clone(), QoS::AtMostOnce));
+            let (ready, is_ready) = oneshot::channel();
+            lock(&self.waiting.subscribed).push_back(ready);
+            self.client.subscribe_many(filters).await.expect("the loop runs");
+            is_ready.await.expect("the broker grants them");
+        }
+        // The table keeps the other ends; nothing comes for them.
+        topics.iter().for_each(|topic| drop(self.stream(topic)));
+        true
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) mod typed;
 
 /// No client has more than this under way at once.
 pub(crate) const AT_ONCE: usize = 10_000;
+/// Where many filters are subscribed, so many in a packet or at once.
+pub(crate) const FILTERS_AT_ONCE: usize = 1_000;
 /// Longer than any run: nothing is asked for a sign of life while it is measured.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(900);
 
@@ -39,7 +41,8 @@ pub(crate) trait Client: Send + Sync + Sized + 'static {
         async { None }
     }
 
-    /// Subscribes to so many filters besides, and keeps them. `false` where that would compare nothing.
+    /// Subscribes to so many filters besides, each with a place that its messages would go to, and keeps them. `false`
+    /// where it cannot.
     fn hold(&self, filters: usize) -> impl Future<Output = bool> + Send {
         let _ = filters;
         async { false }

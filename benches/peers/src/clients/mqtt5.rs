@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use mqtt5::transport::tls::TlsConfig;
 use mqtt5::{ConnectOptions, MqttClient, QoS};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use super::{all, Client, Device, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 
 pub(crate) struct Mqtt5 {
@@ -71,5 +72,44 @@ impl Client for Mqtt5 {
             data.recv().await.expect("the client runs");
         }
         start.elapsed()
+    }
+
+    async fn receive_each(&self, streams: usize, count: usize) -> Option<Duration> {
+        let mut receivers = Vec::with_capacity(streams);
+        for n in 0..streams {
+            let (sender, data) = mpsc::unbounded_channel();
+            let on_data = move |message: mqtt5::Message| drop(sender.send(message.payload));
+            self.client.subscribe(format!("spread/{n}/data"), on_data).await.expect("the broker grants it");
+            receivers.push(data);
+        }
+        let start = Instant::now();
+        let flood = format!("spread/{streams}/{count}");
+        self.client.publish_qos(flood, Bytes::new(), QoS::AtMostOnce).await.expect("it is sent");
+        let tasks = receivers.into_iter().map(|mut data| {
+            tokio::spawn(async move {
+                for _ in 0..count / streams {
+                    data.recv().await.expect("the client runs");
+                }
+            })
+        });
+        for task in join_all(tasks).await {
+            task.expect("no stream fails");
+        }
+        let taken = start.elapsed();
+        // A subscription adds a callback to those there are.
+        for n in 0..streams {
+            self.client.unsubscribe(format!("spread/{n}/data")).await.expect("the broker knows it");
+        }
+        Some(taken)
+    }
+
+    async fn hold(&self, filters: usize) -> bool {
+        for first in (0..filters).step_by(FILTERS_AT_ONCE) {
+            let subscribe = |n| self.client.subscribe(format!("held/{n}/data"), drop);
+            for outcome in all((first..filters.min(first + FILTERS_AT_ONCE)).map(subscribe)).await {
+                outcome.expect("the broker grants it");
+            }
+        }
+        true
     }
 }
