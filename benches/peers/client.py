@@ -39,6 +39,7 @@ class Paho:
         self.replies = set()
         self.taken = 0
         self.subscribed = 0
+        self.has_streams = False
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
         self.client.max_inflight_messages_set(65_535)
         self.client.on_message = self.on_message
@@ -125,7 +126,9 @@ class Paho:
             self.wait(lambda: self.taken == numbers[0])
         elif name == "streams":
             streams, count = numbers
-            self.subscribe([f"spread/{number}/data" for number in range(streams)], self.on_data)
+            if not self.has_streams:
+                self.subscribe([f"spread/{number}/data" for number in range(streams)], self.on_data)
+                self.has_streams = True
             self.taken = 0
             start = time.perf_counter()
             self.client.publish(f"spread/{streams}/{count}", b"")

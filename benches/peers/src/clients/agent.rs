@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use mqtt_agent::{Agent, QoS, Retained, Subscription, Version};
 
-use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use super::{all, Client, Device, Streams, AT_ONCE, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 
 pub(crate) struct OnV311(Inner);
@@ -17,6 +17,7 @@ pub(crate) struct OnV5(Inner);
 struct Inner {
     agent: Agent,
     held: Mutex<Vec<Subscription>>,
+    streams: Streams<Subscription>,
 }
 
 impl Inner {
@@ -34,7 +35,7 @@ impl Inner {
             .connect()
             .await
             .expect("the broker accepts");
-        Self { agent, held: Mutex::default() }
+        Self { agent, held: Mutex::default(), streams: Streams::default() }
     }
 
     async fn call(&self, device: &Device, payload: Bytes) {
@@ -67,22 +68,18 @@ impl Inner {
 
     async fn receive_each(&self, streams: usize, count: usize) -> Option<Duration> {
         let each = count / streams;
-        let subscribe = |n| self.subscribe(format!("spread/{n}/data"), each);
-        let subscriptions = join_all((0..streams).map(subscribe)).await;
-        let start = Instant::now();
-        let flood = format!("spread/{streams}/{count}");
-        self.agent.publish(flood, "").qos(QoS::AtMostOnce).await.expect("it is sent");
-        let tasks = subscriptions.into_iter().map(|mut data| {
-            tokio::spawn(async move {
-                for _ in 0..each {
-                    data.recv().await.expect("the agent runs").expect("it lost nothing");
-                }
-            })
-        });
-        for task in join_all(tasks).await {
-            task.expect("no stream fails");
-        }
-        Some(start.elapsed())
+        let open = join_all((0..streams).map(|n| self.subscribe(format!("spread/{n}/data"), each)));
+        let ask = async {
+            let flood = format!("spread/{streams}/{count}");
+            self.agent.publish(flood, "").qos(QoS::AtMostOnce).await.expect("it is sent");
+        };
+        let take = |mut data: Subscription| async move {
+            for _ in 0..each {
+                data.recv().await.expect("the agent runs").expect("it lost nothing");
+            }
+            data
+        };
+        Some(self.streams.take_each(open, ask, take).await)
     }
 
     async fn subscribe(&self, filter: String, capacity: usize) -> Subscription {
@@ -92,6 +89,7 @@ impl Inner {
 
     async fn hold(&self, filters: usize) -> bool {
         self.held.lock().expect("not poisoned").clear();
+        self.streams.clear().await;
         let filters: Vec<_> = (0..filters).map(|n| format!("held/{n}/data")).collect();
         let held = self.agent.subscribe(filters).qos(QoS::AtMostOnce).await.expect("the broker grants them");
         self.held.lock().expect("not poisoned").push(held);

@@ -10,16 +10,16 @@ use azure_iot_operations_mqtt::control_packet::{
 };
 use azure_iot_operations_mqtt::session::{Session, SessionManagedClient, SessionOptionsBuilder, SessionPubReceiver};
 use bytes::Bytes;
-use futures::future::join_all;
 use tokio::sync::oneshot;
 
-use super::{all, Client, Device, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
+use super::{all, Client, Device, Streams, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 
 pub(crate) struct Azure {
     client: SessionManagedClient,
     replies: Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>>,
     held: Mutex<Vec<SessionPubReceiver>>,
+    streams: Streams<SessionPubReceiver>,
 }
 
 impl Azure {
@@ -60,7 +60,7 @@ impl Client for Azure {
         let mut receiver = client.create_filtered_pub_receiver(filter);
         let replies: Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>> = Arc::default();
         tokio::spawn(session.run());
-        let this = Self { client, replies, held: Mutex::default() };
+        let this = Self { client, replies, held: Mutex::default(), streams: Streams::default() };
         for filter in ["dev/+/rpc/res", "flood/data"] {
             this.subscribe(filter).await;
         }
@@ -117,22 +117,19 @@ impl Client for Azure {
     }
 
     async fn receive_each(&self, streams: usize, count: usize) -> Option<Duration> {
-        let filters: Vec<_> = (0..streams).map(|n| format!("spread/{n}/data")).collect();
-        all(filters.iter().map(|filter| self.subscribe(filter))).await;
-        let receivers: Vec<_> = filters.iter().map(|filter| self.stream(filter)).collect();
-        let start = Instant::now();
-        self.publish_one(&format!("spread/{streams}/{count}"), Bytes::new()).await;
-        let tasks = receivers.into_iter().map(|mut data| {
-            tokio::spawn(async move {
-                for _ in 0..count / streams {
-                    data.recv().await.expect("the session runs");
-                }
-            })
-        });
-        for task in join_all(tasks).await {
-            task.expect("no stream fails");
-        }
-        Some(start.elapsed())
+        let open = async {
+            let filters: Vec<_> = (0..streams).map(|n| format!("spread/{n}/data")).collect();
+            all(filters.iter().map(|filter| self.subscribe(filter))).await;
+            filters.iter().map(|filter| self.stream(filter)).collect()
+        };
+        let flood = format!("spread/{streams}/{count}");
+        let take = |mut data: SessionPubReceiver| async move {
+            for _ in 0..count / streams {
+                data.recv().await.expect("the session runs");
+            }
+            data
+        };
+        Some(self.streams.take_each(open, self.publish_one(&flood, Bytes::new()), take).await)
     }
 
     async fn hold(&self, filters: usize) -> bool {
@@ -141,6 +138,7 @@ impl Client for Azure {
             return false;
         }
         self.held.lock().expect("not poisoned").clear();
+        self.streams.clear().await;
         let names: Vec<_> = (0..filters).map(|n| format!("held/{n}/data")).collect();
         for names in names.chunks(FILTERS_AT_ONCE) {
             all(names.iter().map(|name| self.subscribe(name))).await;

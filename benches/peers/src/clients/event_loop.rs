@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::join_all;
 use rumqttc::{
     AsyncClient, Event, MqttOptions, NetworkOptions, Packet, Publish, QoS, SubscribeFilter, TlsConfiguration, Transport,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{all, Client, Device, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
+use super::{all, Client, Device, Streams, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 use crate::tls::client_config;
 
@@ -21,6 +20,7 @@ const QUEUE: usize = 16 * 1024;
 pub(crate) struct Loop {
     client: AsyncClient,
     waiting: Arc<Waiting>,
+    streams: Streams<mpsc::UnboundedReceiver<Publish>>,
 }
 
 #[derive(Default)]
@@ -84,7 +84,7 @@ impl Client for Loop {
                 }
             }
         });
-        let this = Self { client, waiting };
+        let this = Self { client, waiting, streams: Streams::default() };
         for filter in ["dev/+/rpc/res", "flood/data"] {
             this.subscribe(filter).await;
         }
@@ -126,22 +126,19 @@ impl Client for Loop {
     }
 
     async fn receive_each(&self, streams: usize, count: usize) -> Option<Duration> {
-        // One filter and a table, as one would by hand.
-        self.subscribe("spread/+/data").await;
-        let receivers: Vec<_> = (0..streams).map(|n| self.stream(&format!("spread/{n}/data"))).collect();
-        let start = Instant::now();
-        self.publish_unacked(&format!("spread/{streams}/{count}"), Bytes::new()).await;
-        let tasks = receivers.into_iter().map(|mut data| {
-            tokio::spawn(async move {
-                for _ in 0..count / streams {
-                    data.recv().await.expect("the loop runs");
-                }
-            })
-        });
-        for task in join_all(tasks).await {
-            task.expect("no stream fails");
-        }
-        Some(start.elapsed())
+        let open = async {
+            // One filter and a table, as one would by hand.
+            self.subscribe("spread/+/data").await;
+            (0..streams).map(|n| self.stream(&format!("spread/{n}/data"))).collect()
+        };
+        let flood = format!("spread/{streams}/{count}");
+        let take = |mut data: mpsc::UnboundedReceiver<_>| async move {
+            for _ in 0..count / streams {
+                data.recv().await.expect("the loop runs");
+            }
+            data
+        };
+        Some(self.streams.take_each(open, self.publish_unacked(&flood, Bytes::new()), take).await)
     }
 
     async fn hold(&self, filters: usize) -> bool {

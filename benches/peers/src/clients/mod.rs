@@ -1,10 +1,11 @@
 //! The clients that are compared. They differ in the methods of [`Client`] and in nothing else.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
+use tokio::sync::Mutex;
 use tokio::task::unconstrained;
 
 use crate::endpoint::Endpoint;
@@ -62,6 +63,42 @@ pub(crate) trait Client: Send + Sync + Sized + 'static {
 /// lets through, and nothing else would be measured.
 pub(crate) async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     unconstrained(join_all(futures)).await
+}
+
+/// Streams that stay from one round to the next, so that no round but the first subscribes.
+pub(crate) struct Streams<S>(Mutex<Vec<S>>);
+
+impl<S> Default for Streams<S> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<S: Send + 'static> Streams<S> {
+    /// The time from `ask` until `take` has had what it wants of each stream, in a task for each.
+    pub(crate) async fn take_each<F>(
+        &self,
+        open: impl Future<Output = Vec<S>>,
+        ask: impl Future<Output = ()>,
+        take: impl Fn(S) -> F,
+    ) -> Duration
+    where
+        F: Future<Output = S> + Send + 'static,
+    {
+        let mut streams = self.0.lock().await;
+        if streams.is_empty() {
+            *streams = open.await;
+        }
+        let start = Instant::now();
+        ask.await;
+        let tasks = streams.drain(..).map(|stream| tokio::spawn(take(stream)));
+        *streams = join_all(tasks).await.into_iter().map(|task| task.expect("no stream fails")).collect();
+        start.elapsed()
+    }
+
+    pub(crate) async fn clear(&self) {
+        self.0.lock().await.clear();
+    }
 }
 
 pub(crate) struct Device {

@@ -10,13 +10,14 @@ use mqtt5::transport::tls::TlsConfig;
 use mqtt5::{ConnectOptions, MqttClient, QoS};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{all, Client, Device, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
+use super::{all, Client, Device, Streams, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 
 pub(crate) struct Mqtt5 {
     client: MqttClient,
     replies: Arc<Mutex<HashMap<String, oneshot::Sender<Vec<u8>>>>>,
     data: tokio::sync::Mutex<mpsc::UnboundedReceiver<Vec<u8>>>,
+    streams: Streams<mpsc::UnboundedReceiver<Vec<u8>>>,
 }
 
 impl Client for Mqtt5 {
@@ -43,7 +44,7 @@ impl Client for Mqtt5 {
         let (sender, data) = mpsc::unbounded_channel();
         let on_data = move |message: mqtt5::Message| drop(sender.send(message.payload));
         client.subscribe("flood/data", on_data).await.expect("the broker grants it");
-        Self { client, replies, data: tokio::sync::Mutex::new(data) }
+        Self { client, replies, data: tokio::sync::Mutex::new(data), streams: Streams::default() }
     }
 
     async fn call(&self, device: &Device, payload: Bytes) {
@@ -75,32 +76,23 @@ impl Client for Mqtt5 {
     }
 
     async fn receive_each(&self, streams: usize, count: usize) -> Option<Duration> {
-        let mut receivers = Vec::with_capacity(streams);
-        for n in 0..streams {
+        let open = join_all((0..streams).map(|n| async move {
             let (sender, data) = mpsc::unbounded_channel();
             let on_data = move |message: mqtt5::Message| drop(sender.send(message.payload));
             self.client.subscribe(format!("spread/{n}/data"), on_data).await.expect("the broker grants it");
-            receivers.push(data);
-        }
-        let start = Instant::now();
-        let flood = format!("spread/{streams}/{count}");
-        self.client.publish_qos(flood, Bytes::new(), QoS::AtMostOnce).await.expect("it is sent");
-        let tasks = receivers.into_iter().map(|mut data| {
-            tokio::spawn(async move {
-                for _ in 0..count / streams {
-                    data.recv().await.expect("the client runs");
-                }
-            })
-        });
-        for task in join_all(tasks).await {
-            task.expect("no stream fails");
-        }
-        let taken = start.elapsed();
-        // A subscription adds a callback to those there are.
-        for n in 0..streams {
-            self.client.unsubscribe(format!("spread/{n}/data")).await.expect("the broker knows it");
-        }
-        Some(taken)
+            data
+        }));
+        let ask = async {
+            let flood = format!("spread/{streams}/{count}");
+            self.client.publish_qos(flood, Bytes::new(), QoS::AtMostOnce).await.expect("it is sent");
+        };
+        let take = |mut data: mpsc::UnboundedReceiver<_>| async move {
+            for _ in 0..count / streams {
+                data.recv().await.expect("the client runs");
+            }
+            data
+        };
+        Some(self.streams.take_each(open, ask, take).await)
     }
 
     async fn hold(&self, filters: usize) -> bool {

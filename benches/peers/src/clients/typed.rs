@@ -13,7 +13,7 @@ use mqtt_typed_client::{
     PublishOptions, QoS, RawBytesSerializer, RpcOptions, SubscriptionConfig, Transport,
 };
 
-use super::{Client, Device, KEEP_ALIVE};
+use super::{Client, Device, Streams, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 use crate::tls::client_config;
 
@@ -26,6 +26,7 @@ pub(crate) struct Typed {
     client: MqttClient<RawBytesSerializer>,
     caller: MqttRpcCaller<RawBytesSerializer>,
     held: Mutex<Vec<Stream>>,
+    streams: Streams<Stream>,
     _connection: MqttConnection,
 }
 
@@ -66,7 +67,7 @@ impl Client for Typed {
         let options = RpcOptions::builder().response_channel_capacity(QUEUE).response_qos(QoS::AtMostOnce);
         let caller = client.rpc_with(options.default_timeout(Duration::from_secs(60)).build()).await;
         let caller = caller.expect("the client runs");
-        Self { client, caller, held: Mutex::default(), _connection: connection }
+        Self { client, caller, held: Mutex::default(), streams: Streams::default(), _connection: connection }
     }
 
     async fn call(&self, device: &Device, payload: Bytes) {
@@ -103,19 +104,18 @@ impl Client for Typed {
 
     async fn receive_each(&self, streams: usize, count: usize) -> Option<Duration> {
         let each = count / streams;
-        let subscribe = |n| self.subscribe(format!("spread/{n}/data"), each);
-        let receivers = join_all((0..streams).map(subscribe)).await;
-        let start = Instant::now();
-        self.publish_one(&format!("spread/{streams}/{count}"), &Bytes::from_static(b"x")).await;
-        let tasks = receivers.into_iter().map(|mut data| tokio::spawn(async move { take(&mut data, each).await }));
-        for task in join_all(tasks).await {
-            task.expect("no stream fails");
-        }
-        Some(start.elapsed())
+        let open = join_all((0..streams).map(|n| self.subscribe(format!("spread/{n}/data"), each)));
+        let (flood, payload) = (format!("spread/{streams}/{count}"), Bytes::from_static(b"x"));
+        let take_some = |mut data: Stream| async move {
+            take(&mut data, each).await;
+            data
+        };
+        Some(self.streams.take_each(open, self.publish_one(&flood, &payload), take_some).await)
     }
 
     async fn hold(&self, filters: usize) -> bool {
         self.held.lock().expect("not poisoned").clear();
+        self.streams.clear().await;
         let mut held = Vec::with_capacity(filters);
         for n in 0..filters {
             held.push(self.subscribe(format!("held/{n}/data"), 1).await);
