@@ -68,6 +68,7 @@ impl Options {
 mod tests {
     use super::*;
     use crate::options::Credentials;
+    use crate::transport::{Endpoint, Pem};
     use crate::{ErrorKind, Version};
     use std::time::Duration;
 
@@ -121,6 +122,14 @@ mod tests {
         let options = from(&[url, ("MQTT_KEEP_ALIVE", "6"), ("MQTT_TLS", "false")]).unwrap();
         assert_eq!(options.endpoint.to_string(), "mqtt://h:1");
         assert_eq!((options.keep_alive, options.timeout), (Duration::from_secs(6), Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_list_in_a_url_gives_way_too() {
+        let url = ("MQTT_URL", "mqtts://h?ca_file=/old.pem&failover=mqtts://old");
+        let options = from(&[url, ("MQTT_CA_FILE", "/new.pem"), ("MQTT_FAILOVER", "mqtts://new")]).unwrap();
+        assert!(options.transport.tls.ca == [Pem::File("/new.pem".into())]);
+        assert_eq!(options.endpoints().unwrap()[1..], [&Endpoint::from_url("mqtts://new").unwrap()]);
     }
 
     #[test]

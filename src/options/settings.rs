@@ -32,6 +32,7 @@ impl Settings {
         let options = self.take_place()?;
         let mut options = self.take_login(options)?;
         for (name, value) in &self.values {
+            options.forget_list(name);
             options = options.set(&self.name(name).to_string(), name, value)?;
         }
         Ok(options)
@@ -161,6 +162,15 @@ pub(super) fn is_option(name: &str) -> bool {
 pub(super) const PLACE_AND_LOGIN: [&str; 7] = ["url", "host", "port", "tls", "username", "password", "password_file"];
 
 impl Options {
+    /// What is said by name stands in place of what a URL said; these setters alone would add to it.
+    fn forget_list(&mut self, name: &str) {
+        match name {
+            "ca_file" => self.transport.tls.ca.clear(),
+            "failover" => self.failover.clear(),
+            _ => {}
+        }
+    }
+
     /// Sets the option `name`; `shown` is its name in messages.
     pub(super) fn set(self, shown: &str, name: &str, value: &str) -> Result<Self, Error> {
         let seconds = || seconds(shown, value);
