@@ -109,7 +109,7 @@ pub enum Offline {
 }
 
 impl Options {
-    /// For a broker at this host that is spoken to in plain TCP. TLS, WebSocket and sockets in the file system begin with
+    /// For a broker at this host, a name or an address alone, that is spoken to in plain TCP. TLS, WebSocket and sockets in the file system begin with
     /// a URL: see [`from_url`](Self::from_url).
     pub fn new(host: impl Into<String>) -> Self {
         Self::from(Endpoint::plain(host))
@@ -482,6 +482,25 @@ mod tests {
         let ids: std::collections::HashSet<_> = (0..1000).map(|_| options.effective_client_id()).collect();
         assert_eq!(ids.len(), 1000);
         assert!(ids.iter().all(|id| id.len() == 23 && id.bytes().all(|byte| byte.is_ascii_alphanumeric())));
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused_and_never_shown() {
+        for text in ["mqtt://u:hunter2@h", "hunter2:1884", "[hunter2::1]", "hunter2\r\nX: y", "hunter2/a", ""] {
+            let options = Options::new(text).port(2883);
+            let error = options.check().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidOptions, "{text}");
+            assert!(!format!("{options:?} {} {error:?}", options.endpoint).contains("hunter2"), "{error:?}");
+        }
+        let error = Options::from_url("unix:/run/broker.sock").unwrap().port(1883).check().unwrap_err();
+        assert!(error.to_string().contains("port is set"), "{error}");
+        Options::new("::1").check().unwrap();
+    }
+
+    #[test]
+    fn a_list_of_brokers_can_be_lent() {
+        let list = vec!["mqtt://second".to_owned(), "mqtt://third".to_owned()];
+        assert_eq!(Options::new("first").failover(&list).endpoints().unwrap().len(), 3);
     }
 
     #[test]

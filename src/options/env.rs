@@ -146,6 +146,7 @@ mod tests {
             (&[host, password], ["MQTT_PASSWORD", "MQTT_USERNAME"]),
             (&[host, file], ["MQTT_PASSWORD_FILE", "MQTT_USERNAME"]),
             (&[host, user, password, file], ["MQTT_PASSWORD", "MQTT_PASSWORD_FILE"]),
+            (&[("MQTT_HOST", "mqtt://u:hunter2@h")], ["host", "URL"]),
             (&[host, ("MQTT_PORT", "tcp://10.0.0.1:1883")], ["MQTT_PORT", "value"]),
             (&[host, ("MQTT_TLS", "maybe")], ["MQTT_TLS", "value"]),
             (&[host, ("MQTT_KEEP_ALIVE", "soon")], ["MQTT_KEEP_ALIVE", "soon"]),

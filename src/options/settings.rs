@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Credentials, Login, Offline, Options};
+use crate::error::Short;
 use crate::transport::Scheme;
 use crate::{Error, Version};
 
@@ -52,9 +53,6 @@ impl Settings {
                 return Err(Error::invalid_options(format!("there is no broker to connect to: set {url} or {host}")));
             }
         };
-        if let Some(port) = port {
-            options = options.port(parse(&self.name("port").to_string(), &port)?);
-        }
         if let Some(tls) = self.take("tls") {
             let (name, url) = (self.name("tls").to_string(), self.name("url"));
             match (options.endpoint.scheme().is_tls(), parse::<bool>(&name, &tls)?) {
@@ -66,6 +64,9 @@ impl Settings {
                 }
                 _ => options.endpoint.set_scheme(Scheme::Mqtts),
             }
+        }
+        if let Some(port) = port {
+            options = options.port(parse(&self.name("port").to_string(), &port)?);
         }
         Ok(options)
     }
@@ -226,17 +227,18 @@ fn offline(shown: &str, value: &str) -> Result<Offline, Error> {
         "fail" => Ok(Offline::Fail),
         "wait" => Ok(Offline::Wait),
         "queue" => Ok(Offline::Queue),
-        _ => Err(Error::invalid_options(format!("{shown}: {value:?} is not fail, wait or queue"))),
+        _ => Err(Error::invalid_options(format!("{shown}: {} is not fail, wait or queue", Short(value)))),
     }
 }
 
 fn seconds(shown: &str, value: &str) -> Result<Duration, Error> {
     Duration::try_from_secs_f64(parse(shown, value)?)
-        .map_err(|_| Error::invalid_options(format!("{shown}: {value:?} is no number of seconds")))
+        .map_err(|_| Error::invalid_options(format!("{shown}: {} is no number of seconds", Short(value))))
 }
 
 fn parse<T: FromStr>(shown: &str, value: &str) -> Result<T, Error> {
-    value.parse().map_err(|_| Error::invalid_options(format!("{shown}: {value:?} is not a value it can have")))
+    let refuse = |_| Error::invalid_options(format!("{shown}: {} is not a value it can have", Short(value)));
+    value.parse().map_err(refuse)
 }
 
 #[cfg(test)]

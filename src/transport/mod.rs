@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::Error;
 
 mod endpoint;
+mod host;
 mod proxy;
 mod settings;
 mod tcp;
