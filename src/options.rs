@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::reconnect::{Backoff, ReconnectPolicy};
 use crate::terms::Version;
 use crate::transport::{Endpoint, Settings};
-use crate::{Agent, Error};
+use crate::{random, Agent, Error};
 
 mod authentication;
 mod check;
@@ -383,8 +383,7 @@ impl Options {
 
     /// The identifier to connect with: the one given, or a random one that every broker must accept (MQTT-3.1.3-5).
     pub(crate) fn effective_client_id(&self) -> String {
-        const LENGTH: usize = 23;
-        self.client_id.clone().unwrap_or_else(|| std::iter::repeat_with(fastrand::alphanumeric).take(LENGTH).collect())
+        self.client_id.clone().unwrap_or_else(|| random::name(23))
     }
 
     /// The packet identifier to begin with. A broker that kept a session may hold identifiers of QoS 2 messages of an
@@ -393,7 +392,7 @@ impl Options {
         if self.clean_session {
             1
         } else {
-            fastrand::u16(1..)
+            random::rng().u16(1..)
         }
     }
 
@@ -403,7 +402,7 @@ impl Options {
         if self.clean_session {
             1
         } else {
-            fastrand::u32(1..=268_435_455)
+            random::rng().u32(1..=268_435_455)
         }
     }
 
