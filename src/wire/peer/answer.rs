@@ -3,7 +3,8 @@
 use bytes::{BufMut, BytesMut};
 
 use super::super::{
-    publish, put_length, v4, v5, whole_seconds, PacketId, Publish, CONNACK, DISCONNECT, PUBREL, SUBACK, UNSUBACK,
+    publish, put_length, v4, v5, whole_seconds, Output, PacketId, Publish, CONNACK, DISCONNECT, PUBREL, SUBACK,
+    UNSUBACK,
 };
 use crate::properties::Properties;
 use crate::{ReasonCode, Version};
@@ -99,7 +100,9 @@ pub(crate) fn encode_publish(
         fields.subscription_identifiers = identifiers.to_vec();
         v4::written(&fields.write(&mut properties));
     }
-    publish::encode(publish, publish.topic.as_str(), id, dup, &properties, buf);
+    let mut output = Output::new(false);
+    publish::encode(publish, publish.topic.as_str(), id, dup, &properties, &mut output);
+    buf.extend_from_slice(output.one_slice().unwrap_or_default());
 }
 
 #[cfg(test)]
