@@ -279,7 +279,7 @@ macro_rules! text_traits {
 text_traits!(Topic from &str, String, &String);
 text_traits!(Filter from &str, String, &String);
 
-fn check_topic(text: &str) -> Result<(), &'static str> {
+pub(crate) fn check_topic(text: &str) -> Result<(), &'static str> {
     check_length(text)?;
     // Without an early exit the compiler checks many bytes at once.
     let suspect = |byte| u8::from((byte == 0) | (byte == b'+') | (byte == b'#'));
@@ -289,7 +289,7 @@ fn check_topic(text: &str) -> Result<(), &'static str> {
     Err(if text.contains('\0') { NUL } else { WILDCARD })
 }
 
-fn check_filter(text: &str) -> Result<(), &'static str> {
+pub(crate) fn check_filter(text: &str) -> Result<(), &'static str> {
     check_length(text)?;
     if text.contains('\0') {
         return Err(NUL);

@@ -297,8 +297,10 @@ async fn what_cannot_be_served_is_refused() {
     let (_scripted, agent, mut peer) = pair().await;
     let error = agent.serve("dev/{id", |_| async {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidFilter);
-    let error = agent.serve("dev/{id}", |_| async {}).reply_to("dev/{x}").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidTopic);
+    for reply_to in ["dev/{x}", "dev/x{id}", "dev/+/res", ""] {
+        let error = agent.serve("dev/{id}", |_| async {}).reply_to(reply_to).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidTopic, "{reply_to}");
+    }
     let error = agent.serve("dev", |_| async {}).capacity(0).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     nothing_sent(&agent, &mut peer).await;
