@@ -30,6 +30,10 @@
 //! | `mqtt.unknown_variables` | warn | `variables`: see [`Options::from_env`](crate::Options::from_env) |
 //! | `mqtt.given_up` | warn | `topic` or `error`: see [`Stats::given_up`](crate::Stats::given_up) |
 //! | `mqtt.oversized` | warn | `size`: see [`Stats::oversized`](crate::Stats::oversized) |
+//! | `mqtt.requests_lost` | warn | `filter`, `error`: see [`ServiceStats::lost`](crate::ServiceStats::lost) |
+//! | `mqtt.no_reply_topic` | warn | `topic`, `error`: what says where the answer to a request goes gave no valid topic |
+//! | `mqtt.answer_unsent` | warn | `topic`, `error`: see [`ServiceStats::unsent`](crate::ServiceStats::unsent) |
+//! | `mqtt.closure_panicked` | error | `topic`: a closure given to [`Serve`](crate::Serve) or [`Correlation`](crate::rpc::Correlation) panicked on this message |
 //!
 //! # Metrics
 //!

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::telemetry::TARGET;
 use crate::{Error, Filter, Message};
 
 #[cfg(feature = "json")]
@@ -199,7 +200,8 @@ impl Extract {
             Self::Closure { read, .. } => {
                 // The task of the agent must outlive a mistake in it.
                 let key = catch_unwind(AssertUnwindSafe(|| read(message))).unwrap_or_else(|_| {
-                    tracing::error!(topic = %message.topic(), "the closure of a Correlation panicked");
+                    let topic = message.topic();
+                    tracing::error!(name: "mqtt.closure_panicked", target: TARGET, %topic, "the closure of a Correlation panicked");
                     None
                 });
                 found(&key?)

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, Semaphore};
 
 use crate::common::{mqtt5, nothing_left};
 use crate::script::*;
-use crate::support::{broker_test, drop_after_polls, millis, secs, within, LIMIT};
+use crate::support::{broker_test, drop_after_polls, millis, secs, within, Peer, LIMIT};
 
 /// Waits until `reached` is true of what the service shows.
 async fn served(service: &Service, what: &str, reached: impl Fn(ServiceStats) -> bool) {
@@ -191,6 +191,60 @@ broker_test!(a_request_that_comes_twice_is_handled_once_and_answered_twice, |bro
     assert_eq!(again.properties().correlation_data.as_deref(), Some(&b"17"[..]));
     assert_eq!((runs.load(Relaxed), service.stats().duplicates), (1, 2));
 });
+
+/// A service that handles one request at a time and knows by their payload those that come twice.
+async fn forgetful(agent: &Agent, peer: &mut Peer) -> Service {
+    let echo = |request: mqtt_agent::IncomingRequest| async move { request.payload().clone() };
+    let serve = agent.serve("rpc", echo).reply_to("res").concurrency(1).capacity(4);
+    granted(peer, serve.same_by(|request| Some(request.payload().clone())).into_future()).await.unwrap()
+}
+
+#[tokio::test]
+async fn requests_that_come_again_and_again_are_held_to_the_bounds_of_the_others() {
+    let (_scripted, agent, mut peer) = pair().await;
+    let service = forgetful(&agent, &mut peer).await;
+    let mut payloads = Vec::new();
+    peer.publish(message("rpc", "old")).await;
+    let first = peer.expect_publish().await;
+    peer.puback(first.pkid).await;
+    served(&service, "an answer", |stats| stats.answered == 1 && stats.running == 0).await;
+    for n in 1..=20 {
+        peer.publish(message("rpc", "old")).await;
+        served(&service, "it taken", |stats| stats.duplicates == n && stats.running == 1).await;
+        assert!(service.stats().waiting <= 4);
+    }
+    peer.publish(message("rpc", "new")).await;
+    served(&service, "one more lost", |stats| stats.lost == 16).await;
+    assert_eq!((service.stats().running, service.stats().waiting), (1, 4));
+    for _ in 0..5 {
+        let reply = peer.expect_publish().await;
+        peer.puback(reply.pkid).await;
+        payloads.push(reply.payload);
+    }
+    assert_eq!(payloads, ["old", "old", "old", "old", "new"]);
+    served(&service, "an end", |stats| stats.answered == 2 && stats.running == 0).await;
+}
+
+#[tokio::test]
+async fn a_request_that_came_twice_has_its_answer_also_at_the_end() {
+    let (_scripted, agent, mut peer) = pair().await;
+    let service = forgetful(&agent, &mut peer).await;
+    peer.publish(message("rpc", "old")).await;
+    let first = peer.expect_publish().await;
+    peer.puback(first.pkid).await;
+    served(&service, "an answer", |stats| stats.answered == 1 && stats.running == 0).await;
+    for n in 1..=2 {
+        peer.publish(message("rpc", "old")).await;
+        served(&service, "it taken", |stats| stats.duplicates == n && stats.running == 1).await;
+    }
+    let again = peer.expect_publish().await;
+    // Of the two, one is being sent and one waits.
+    let stop = tokio::spawn(service.stop(Duration::ZERO));
+    assert_eq!(peer.expect_unsubscribe().await.topics, ["rpc"]);
+    let waited = peer.expect_publish().await;
+    assert_eq!((again.payload, waited.payload), ("old".into(), "old".into()));
+    assert_eq!(within(LIMIT, "the end", stop).await.unwrap(), 1);
+}
 
 broker_test!(a_service_that_stops_finishes_what_runs_and_refuses_what_waits, |broker| async move {
     let device = mqtt5(&broker).await;

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs;
 use std::future::IntoFuture;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -232,6 +234,32 @@ async fn no_payload_and_no_password_is_told() {
     for secret in ["hunter2", "hunter3", "swordfish"] {
         assert!(!told.contains(secret), "{told}");
     }
+}
+
+/// The files of a folder and of those in it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn every_span_and_event_has_the_target_and_a_name_that_is_listed() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let listed = fs::read_to_string(source.join("telemetry.rs")).unwrap();
+    let levels = ["trace", "debug", "info", "warn", "error"];
+    let macros = levels.map(|level| [format!("tracing::{level}!("), format!("{level}_span!(")]).concat();
+    let mut named = 0;
+    for file in files(&source) {
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, start) in macros.iter().flat_map(|start| text.match_indices(start)) {
+            let told: String = text[at + start.len()..].chars().take_while(|letter| *letter != ';').collect();
+            let name = told.split('"').nth(1).unwrap();
+            assert!(told.contains("target: TARGET") && name.starts_with("mqtt."), "{}: {told}", file.display());
+            assert!(listed.contains(&format!("//! | `{name}` |")), "{}: {name}", file.display());
+            named += 1;
+        }
+    }
+    assert!(named > 20, "{named}");
 }
 
 /// What a recorder holds after `record`, by name; of a histogram, its values.
