@@ -80,7 +80,8 @@ impl Correlation {
     }
 
     /// The topic of the reply has this where the reply filter has its last `+`: the number of the call, or the name of
-    /// the device where that has one call at a time.
+    /// the device where that has one call at a time. A reply filter without a `+`, and an id that is more than one level,
+    /// make the call fail with [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
@@ -146,6 +147,21 @@ impl Correlation {
         let kind = (size_of::<F>() == 0).then(TypeId::of::<F>);
         let read = Arc::new(move |message: &Message| read(message).map(Into::into));
         Self(Rule::Closure(key.into(), Extract::Closure { kind, read }))
+    }
+
+    /// Refuses filters by which no message with a key could come.
+    pub(crate) fn check(&self, reply_to: Option<&Filter>, rejected_by: Option<&Filter>) -> Result<(), Error> {
+        let Rule::Topic(id) = &self.0 else { return Ok(()) };
+        let has_place = |filter: &Filter| filter.levels().any(|level| level == "+");
+        Err(Error::invalid_argument(if !reply_to.is_some_and(has_place) {
+            "Correlation::topic needs a reply_to with a +"
+        } else if !rejected_by.is_none_or(has_place) {
+            "Correlation::topic needs a rejected_by with a +"
+        } else if id.contains(&b'/') {
+            "Correlation::topic takes what one level can have, without '/'"
+        } else {
+            return Ok(());
+        }))
     }
 
     /// The key of a call with this payload and this number; None where calls take turns.

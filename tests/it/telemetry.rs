@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use mqtt_agent::testing::Device;
 
-use mqtt_agent::QoS;
+use mqtt_agent::{QoS, RemoteError};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
@@ -180,6 +180,22 @@ async fn a_call_that_fails_or_is_given_up_closes_its_span_and_a_failure_says_why
     drop(call);
     let [_, dropped] = journal.all("mqtt.publish").try_into().unwrap();
     assert!(dropped.is_closed && !dropped.fields.contains_key("error"), "{dropped:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_the_other_side_refuses_says_so_without_its_words() {
+    let broker = EmbeddedBroker::start().await;
+    let agent = options(&broker.url()).connect().await.unwrap();
+    let mut device = Device::connect(broker.url()).await.unwrap();
+    device.respond_to("rpc", |_| ("res", "swordfish")).await.unwrap();
+    let (journal, _guard) = Journal::start();
+    let call = || agent.request("rpc", "ping").reply_to("res").error_from(|_| Some(RemoteError::new("swordfish")));
+    call().await.unwrap_err();
+    call().replies(1).await.unwrap_err();
+    let spans = journal.all("mqtt.request");
+    assert!(spans.len() == 2 && spans.iter().all(|span| span.is_closed));
+    assert!(spans.iter().all(|span| span.fields["error"] == "the other side answered with an error"), "{spans:?}");
+    assert!(!format!("{:?}", journal.entries()).contains("swordfish"));
 }
 
 #[tokio::test]
