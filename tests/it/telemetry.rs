@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use mqtt_agent::testing::Device;
 
-use mqtt_agent::{QoS, RemoteError};
+use mqtt_agent::{Acks, QoS, RemoteError};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
@@ -333,4 +333,25 @@ async fn metrics_export_every_counter_and_each_round_trip_once() {
     assert_eq!(second["mqtt_agent_acked_total"], DebugValue::Counter(5));
     assert_eq!(second["mqtt_agent_connected"], DebugValue::Gauge(0.0.into()));
     assert_eq!((count(&second["mqtt_agent_ack_seconds"]), count(&second["mqtt_agent_reply_seconds"])), (1, 0));
+}
+
+#[tokio::test]
+async fn metrics_count_the_sessions_of_subscriptions_that_acknowledge_late() {
+    let broker = EmbeddedBroker::start().await;
+    let agent = options(&broker.url()).connect().await.unwrap();
+    let mut metrics = agent.metrics("main");
+    let mut jobs = agent.subscribe("jobs").acks(Acks::OnTake).await.unwrap();
+    agent.publish("jobs", "x").await.unwrap();
+    within(LIMIT, "the job", jobs.recv()).await.unwrap().unwrap();
+    let shown = exported(|| metrics.record());
+    assert_eq!(shown["mqtt_agent_received_total"], DebugValue::Counter(1));
+    assert_eq!(shown["mqtt_agent_subscribers"], DebugValue::Gauge(1.0.into()));
+
+    // What is gone has counted, and holds nothing.
+    let mut state = agent.state();
+    drop(agent);
+    within(LIMIT, "the end", async { while state.changed().await.is_ok() {} }).await;
+    let shown = exported(|| metrics.record());
+    assert_eq!(shown["mqtt_agent_received_total"], DebugValue::Counter(1));
+    assert_eq!(shown["mqtt_agent_subscribers"], DebugValue::Gauge(0.0.into()));
 }
