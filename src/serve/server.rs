@@ -190,13 +190,15 @@ impl Server {
     }
 
     fn enqueue(&mut self, waiting: Waiting, now: Instant) {
-        if self.waiting.len() >= self.capacity {
+        self.waiting.push_back(waiting);
+        // First, so that nothing is lost while a handler is free.
+        self.start_waiting();
+        if self.waiting.len() > self.capacity {
             self.counters.lost(1);
             if let Some(same) = self.waiting.pop_front().and_then(|oldest| oldest.same) {
                 self.answered.settle(same, None, now);
             }
         }
-        self.waiting.push_back(waiting);
     }
 
     fn start_waiting(&mut self) -> bool {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use mqtt_agent::{Agent, Error, ErrorKind, Message, RemoteError, ReplyBody, Request, Service, ServiceStats};
+use rumqttc::mqttbytes::v4::Packet;
 use tokio::sync::{mpsc, Semaphore};
 
 use crate::common::{mqtt5, nothing_left};
@@ -155,6 +156,17 @@ async fn no_more_handlers_run_than_may_and_what_waits_beyond_the_capacity_is_los
         order.push(started);
     }
     assert_eq!(order, ["0", "1", "3", "4", "5", "6"], "the oldest that waits is lost");
+}
+
+#[tokio::test]
+async fn nothing_waits_or_is_lost_while_a_handler_is_free() {
+    let (_scripted, agent, mut peer) = pair().await;
+    let serve = agent.serve("rpc", |request| async move { request.payload().clone() }).reply_to("res");
+    // The stream holds eight.
+    let service = granted(&mut peer, serve.capacity(5).into_future()).await.unwrap();
+    peer.send_together((0..8).map(|n| Packet::Publish(message("rpc", &n.to_string())))).await;
+    served(&service, "all of them", |stats| stats.answered + stats.lost == 8).await;
+    assert_eq!(service.stats().lost, 0);
 }
 
 broker_test!(a_request_that_comes_twice_is_handled_once_and_answered_twice, |broker| async move {
