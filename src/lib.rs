@@ -207,7 +207,7 @@ pub use publish::{Delivery, Publish, PublishFuture};
 pub use reason::ReasonCode;
 pub use reconnect::{Backoff, Lost, ReconnectPolicy};
 pub use request::{Progress, Replies, Request, RequestEach, RequestFuture, RequestMany, RequestManyFuture};
-pub use serve::{IncomingRequest, IntoReply, ReplyBody, Serve, Service, ServiceStats};
+pub use serve::{IncomingRequest, IntoReply, ReplyBody, Serve, ServeFuture, Service, ServiceStats};
 pub use state::State;
 pub use stats::Stats;
 pub use subscribe::{Acks, IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};

@@ -194,7 +194,8 @@ impl Subscribe {
 
     /// The client identifier of the session of its own that a subscription has with [`acks`](Self::acks) other than
     /// [`Acks::OnArrival`]. Default: random, where the agent's is; else the agent's, a hyphen and eight hexadecimal
-    /// digits that follow from the filters, so that a session that the broker keeps is found again.
+    /// digits that follow from the filters, so that a session that the broker keeps is found again. MQTT 3.1 allows 23
+    /// characters in all: with an agent's identifier of more than 14, this has to be set.
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = Some(client_id.into());
         self
@@ -290,7 +291,7 @@ impl Subscribe {
                 if !is_patient && !self.agent.is_connected() {
                     return Err(Error::offline());
                 }
-                let options = siblings::options(self.agent.options(), self.client_id, &filters, self.capacity);
+                let options = siblings::options(self.agent.options(), self.client_id, &filters, self.capacity)?;
                 let Opened { agent, sibling, first } = self.agent.siblings().open(&self.agent, options, is_patient)?;
                 // It has no connection yet, and is being given one.
                 (agent, Offline::Wait, Some(Own { sibling, first, _beside: self.agent }))
