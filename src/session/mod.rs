@@ -244,9 +244,11 @@ impl Session {
     /// Encodes what may go out now, as far as the buffer should be filled. Acknowledgements first: the peer waits for
     /// them. The ping before what may never run out. Then what was in flight on the last connection, in its old order.
     /// Then SUBSCRIBE before PUBLISH, so that a request cannot overtake the filter its reply comes by.
-    pub(crate) fn poll_transmit(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) {
+    ///
+    /// Whether it stopped for want of room.
+    pub(crate) fn poll_transmit(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) -> bool {
         if self.connection.is_none() || self.has_said_goodbye() {
-            return;
+            return false;
         }
         let overdue = self.is_overdue(now);
         let before = buf.len();
@@ -261,6 +263,7 @@ impl Session {
                 break;
             }
         }
+        let is_full = buf.len() >= WRITE_AHEAD;
         // Whatever room there is: the end has a deadline.
         self.transmit_disconnect(codec, buf, now);
         if let Some(connection) = &mut self.connection {
@@ -269,6 +272,7 @@ impl Session {
                 connection.blocked_since.get_or_insert(now);
             }
         }
+        is_full
     }
 
     /// Brings the counters of what is held now up to date.
