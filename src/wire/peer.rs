@@ -48,7 +48,9 @@ pub(crate) fn decode_client_packet(version: Version, buf: &mut BytesMut) -> Opti
     let mut packet = buf.split_to(frame.len());
     Some(match version {
         Version::V31 | Version::V311 => (translate_v4(&mut packet), Carried::default()),
-        Version::V5 | Version::Auto if frame.kind() == super::DISCONNECT => (Sent::Disconnect, Carried::default()),
+        Version::V5 | Version::Auto if frame.kind() == super::frame::DISCONNECT => {
+            (Sent::Disconnect, Carried::default())
+        }
         Version::V5 | Version::Auto => translate_v5(&mut packet),
     })
 }
