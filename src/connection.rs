@@ -255,8 +255,8 @@ impl Peer {
     }
 }
 
-/// Whether a handshake ended in one of the ways in which brokers answer a version that they do not speak: they say so, or
-/// close the connection without a word (MQTT-3.1.2-2 of 3.1.1 allows both).
+/// Whether a handshake ended in one of the ways in which brokers answer a version that they do not speak: they say so, as
+/// MQTT-3.1.2-2 of 3.1.1 demands, or close the connection without a word, which MQTT-3.1.2-2 of MQTT 5 allows too.
 fn may_not_know_v5(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Refused(Refusal::UnacceptableProtocolVersion) | ErrorKind::Connection)
 }
