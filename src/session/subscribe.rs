@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::hash::BuildHasher;
 use std::iter::repeat;
 
-use bytes::BytesMut;
 use slotmap::SlotMap;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -17,7 +16,7 @@ use crate::command::{self, Feed, Reply, SubscriberGuard, SubscriberKey};
 use crate::options::Offline;
 use crate::reason::Reason;
 use crate::terms::Terms;
-use crate::wire::{self, Ask, Codec, Outbound, PacketId};
+use crate::wire::{self, Ask, Codec, Outbound, Output, PacketId};
 use crate::{Error, Filter, Message, QoS, ReasonCode};
 
 /// The filters of one packet.
@@ -146,14 +145,14 @@ impl Session {
     }
 
     /// Sends one SUBSCRIBE or UNSUBSCRIBE for as many of the due filters as fit.
-    pub(super) fn transmit_filters(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) -> bool {
+    pub(super) fn transmit_filters(&mut self, codec: &mut Codec, output: &mut Output, now: Instant) -> bool {
         if self.in_flight.is_full() {
             // An acknowledgement frees one.
             return false;
         }
         match self.next_step() {
-            Some(Step::Subscribing) => self.transmit_subscribe(codec, buf, now),
-            Some(Step::Unsubscribing) => self.transmit_unsubscribe(codec, buf),
+            Some(Step::Subscribing) => self.transmit_subscribe(codec, output, now),
+            Some(Step::Unsubscribing) => self.transmit_unsubscribe(codec, output),
             Some(Step::Settled | Step::Due) | None => false,
         }
     }
@@ -177,7 +176,7 @@ impl Session {
         None
     }
 
-    fn transmit_subscribe(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) -> bool {
+    fn transmit_subscribe(&mut self, codec: &mut Codec, output: &mut Output, now: Instant) -> bool {
         let has_identifiers = self.terms().is_some_and(Terms::has_identifiers);
         let mut batch = Batch::new(&self.limits, self.terms());
         while self.next_step() == Some(Step::Subscribing) {
@@ -207,11 +206,11 @@ impl Session {
             self.subscriptions.filters[*key].identifier = identifier;
         }
         let Ok(id) = self.in_flight.insert(On::Asked, Entry::Subscribe(keys)) else { return false };
-        codec.encode(Outbound::Subscribe { id, identifier, filters: &asks }, buf);
+        codec.encode(Outbound::Subscribe { id, identifier, filters: &asks }, output);
         true
     }
 
-    fn transmit_unsubscribe(&mut self, codec: &mut Codec, buf: &mut BytesMut) -> bool {
+    fn transmit_unsubscribe(&mut self, codec: &mut Codec, output: &mut Output) -> bool {
         let mut batch = Batch::new(&self.limits, self.terms());
         let mut filters = Vec::new();
         while self.next_step() == Some(Step::Unsubscribing) {
@@ -227,7 +226,7 @@ impl Session {
             batch.keys.push(key);
         }
         let Ok(id) = self.in_flight.insert(On::Asked, Entry::Unsubscribe(batch.keys)) else { return false };
-        codec.encode(Outbound::Unsubscribe { id, filters: &filters }, buf);
+        codec.encode(Outbound::Unsubscribe { id, filters: &filters }, output);
         true
     }
 

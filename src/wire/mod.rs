@@ -15,6 +15,7 @@ use crate::{Error, Filter, QoS, Topic};
 
 mod alias;
 mod frame;
+mod output;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod peer;
 mod publish;
@@ -23,6 +24,7 @@ mod v5;
 
 use alias::{Assigned, Known};
 use frame::{malformed, read_u16, Frame, PUBLISH};
+pub(crate) use output::Output;
 
 /// Nonzero where it stands for a packet that carries one.
 pub(crate) type PacketId = u16;
@@ -260,11 +262,11 @@ impl Codec {
 
     /// The words were checked when they were accepted (see [`publish_size`] and the constructors of topics and
     /// filters), so encoding them cannot fail.
-    pub(crate) fn encode(&mut self, outbound: Outbound<'_>, buf: &mut BytesMut) {
+    pub(crate) fn encode(&mut self, outbound: Outbound<'_>, output: &mut Output) {
         if self.is_v5() {
-            v5::encode(outbound, &mut self.assigned, &mut self.properties, buf);
+            v5::encode(outbound, &mut self.assigned, &mut self.properties, output);
         } else {
-            v4::encode(outbound, buf);
+            v4::encode(outbound, output);
         }
     }
 

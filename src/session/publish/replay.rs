@@ -1,6 +1,5 @@
 //! What becomes of messages when a connection is lost, and when the next is made.
 
-use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::{Outgoing, Owner, Publishes, Unwritten};
@@ -11,7 +10,7 @@ use crate::session::in_flight::On;
 use crate::session::request::Requests;
 use crate::session::{Entry, Session};
 use crate::telemetry::TARGET;
-use crate::wire::{Codec, Outbound};
+use crate::wire::{Codec, Outbound, Output};
 use crate::{Error, Outcome, QoS};
 
 /// Some brokers answer a message that they do not allow by closing the connection. Nobody waits for a message that was
@@ -145,7 +144,7 @@ impl Session {
     pub(in crate::session) fn transmit_repeated(
         &mut self,
         codec: &mut Codec,
-        buf: &mut BytesMut,
+        output: &mut Output,
         now: Instant,
     ) -> bool {
         while let Some(&id) = self.publishes.repeat.front() {
@@ -174,7 +173,7 @@ impl Session {
                         // The broker may hold the identifier, and would take the next message under it for a
                         // repetition. A PUBREL makes it let go without bringing the message once more.
                         self.in_flight.move_to(id, On::Released);
-                        codec.encode(Outbound::PubRel(id), buf);
+                        codec.encode(Outbound::PubRel(id), output);
                         return true;
                     }
                     // MQTT-3.3.1-1: a publish that is sent again carries DUP.
@@ -182,7 +181,7 @@ impl Session {
                         On::Released => Outbound::PubRel(id),
                         _ => outgoing.packet(id, true, now),
                     };
-                    codec.encode(outbound, buf);
+                    codec.encode(outbound, output);
                     self.counters.published().add(u64::from(on == On::Published));
                     return true;
                 }
