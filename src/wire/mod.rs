@@ -298,6 +298,12 @@ impl Codec {
         }
     }
 
+    /// How many bytes the packet at the start of `buf` lacks; 0 where its length is not known yet.
+    pub(crate) fn missing(&self, buf: &[u8]) -> usize {
+        let frame = Frame::peek(buf).ok().flatten();
+        frame.map_or(0, |frame| frame.len().saturating_sub(buf.len()))
+    }
+
     /// Reads what is needed to acknowledge a message that is too large, and arranges to skip the rest: ending the
     /// connection instead would make the broker send it again on the next one, for ever.
     fn skip_oversized(&mut self, frame: Frame, buf: &mut BytesMut) -> Result<Option<Inbound>, Error> {
