@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::subscriptions::{Shared, Step};
+use super::shared::{Shared, Step};
 use super::Session;
 use crate::command::{self, Reply, Unfinished};
 use crate::wire::{Codec, Outbound, Output};

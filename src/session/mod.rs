@@ -4,11 +4,11 @@
 //! to send, the next deadline. It never awaits and never reads a clock, so a test can drive it step by step. Answers
 //! to callers and messages to streams go out through channels that take them without waiting.
 //!
-//! One file per subject, each an `impl Session` beside the state it keeps:
-//! `publish` (sending, acknowledgements, replay), `receive` (incoming messages and their acknowledgements), `holds`
-//! (acknowledgements that are kept back),
-//! `subscriptions`, `covers` and `subscribe` (filters and who shares them), `request` (calls and their replies), `close`. Below
-//! them, knowing nothing of a session: `queue`, `in_flight` (packet identifiers), `deadlines`, `keep_alive`.
+//! One file per subject, each an `impl Session` beside the state it keeps: `publish` (sending, acknowledgements, replay),
+//! `receive` (incoming messages and their acknowledgements), `holds` (acknowledgements that are kept back),
+//! `subscriptions`, `shared`, `covers` and `subscribe` (filters and who shares them), `request` (calls and their
+//! replies), `close`. Below them, knowing nothing of a session: `queue`, `in_flight` (packet identifiers), `deadlines`,
+//! `keep_alive`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,7 @@ mod publish;
 mod queue;
 mod receive;
 mod request;
+mod shared;
 mod subscribe;
 mod subscriptions;
 mod terms;

@@ -90,7 +90,7 @@ struct Call {
 struct Unwritten {
     start: u64,
     end: u64,
-    call: CallKey,
+    owner: Owner,
 }
 
 impl Outgoing {
@@ -366,12 +366,12 @@ impl Session {
                 if let Some(pending) = self.publishes.calls.get_mut(call) {
                     pending.sent = true;
                 }
-                if qos == QoS::AtMostOnce {
-                    let end = written_base.wrapping_add(output.len() as u64);
-                    let start = written_base.wrapping_add(start);
-                    self.publishes.unwritten.push_back(Unwritten { start, end, call });
-                }
             }
+        }
+        if qos == QoS::AtMostOnce && !matches!(owner, Owner::Nobody) {
+            let end = written_base.wrapping_add(output.len() as u64);
+            let start = written_base.wrapping_add(start);
+            self.publishes.unwritten.push_back(Unwritten { start, end, owner });
         }
         true
     }
@@ -379,8 +379,8 @@ impl Session {
     /// QoS 0 is done when its last byte is written.
     pub(super) fn settle_written(&mut self, written: u64) {
         while self.publishes.unwritten.front().is_some_and(|publish| publish.end <= written) {
-            if let Some(Unwritten { call, .. }) = self.publishes.unwritten.pop_front() {
-                self.publishes.settle(Owner::Call(call), Ok(Delivery::Sent));
+            if let Some(Unwritten { owner, .. }) = self.publishes.unwritten.pop_front() {
+                self.publishes.settle(owner, Ok(Delivery::Sent));
             }
         }
         if self.publishes.unwritten.is_empty() && self.publishes.unwritten.capacity() > KEPT {

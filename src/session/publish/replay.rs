@@ -39,10 +39,14 @@ impl Session {
     pub(in crate::session) fn suspend_publishes(&mut self, written: u64, now: Instant) {
         self.publishes.repeat.clear();
         self.publishes.repeating = 0;
-        for Unwritten { start, call, .. } in std::mem::take(&mut self.publishes.unwritten) {
+        for Unwritten { start, owner, .. } in std::mem::take(&mut self.publishes.unwritten) {
             let outcome = if start < written { Outcome::Unknown } else { Outcome::NotSent };
             let error = Error::connection("the connection was lost before the message was written");
-            self.publishes.settle(Owner::Call(call), Err(error.with_outcome(outcome)));
+            let error = error.with_outcome(outcome);
+            match owner {
+                Owner::Request(request) => self.refuse_request(request, error, now),
+                owner => self.publishes.settle(owner, Err(error)),
+            }
         }
         self.suspect_first(now);
         // What waits unsent is taken back, or handed over, as its caller chose for times without a connection. What
@@ -78,6 +82,10 @@ impl Session {
     fn suspect_first(&mut self, now: Instant) {
         let Some(id) = self.in_flight.ids(On::Published).next() else { return };
         let Some((_, Entry::Publish(first))) = self.in_flight.get_mut(id) else { return };
+        if first.repeat {
+            // It was not sent on this one.
+            return;
+        }
         let suspicion = &mut self.publishes.suspicion;
         if suspicion.rank != first.rank {
             *suspicion = Suspicion { rank: first.rank, connections: 0 };
@@ -153,6 +161,8 @@ impl Session {
                     let refused = terms.and_then(|terms| terms.check_publish(&outgoing.publish).err());
                     let (owner, qos) = (outgoing.owner, outgoing.publish.qos);
                     if on == On::Published && (refused.is_some() || outgoing.is_over(&self.requests, now)) {
+                        // Nor is it a new message to a broker that has forgotten the session.
+                        outgoing.deadline = Some(now);
                         if let Some(error) = refused {
                             self.give_up(owner, error, now);
                         }

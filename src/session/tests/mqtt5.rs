@@ -103,12 +103,12 @@ fn the_expiry_on_the_wire_is_what_is_left_of_it() {
     bench.advance(20 * SECOND);
     bench.connect(false);
     bench.sent();
-    assert_eq!(bench.carried[0].expiry, Some(40));
+    assert_eq!(bench.carried[0].properties.message_expiry, Some(40 * SECOND));
     bench.lose_connection();
     bench.advance(Duration::from_millis(29_500));
     bench.connect(true);
     assert_eq!(bench.sent(), [published("x", QOS1, 1, true)]);
-    assert_eq!(bench.carried[1].expiry, Some(11), "rounded up");
+    assert_eq!(bench.carried[1].properties.message_expiry, Some(11 * SECOND), "rounded up");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_request_carries_its_remaining_time() {
     bench.connect(false);
     bench.grant_all();
     assert_eq!(bench.sent(), [requested("q", 1, false)]);
-    assert_eq!(bench.carried[1].expiry, Some(20));
+    assert_eq!(bench.carried[1].properties.message_expiry, Some(20 * SECOND));
 }
 
 #[test]
@@ -366,8 +366,8 @@ fn calls_to_the_agents_own_reply_topic_run_at_once_and_know_their_replies_by_the
     bench.grant(1, &[QOS1]);
     assert_eq!(bench.sent(), [requested("1", 1, false), requested("2", 2, false)]);
     let carried = &bench.carried[1];
-    assert_eq!(carried.response_topic.as_deref(), Some("clients/c/replies"));
-    assert_eq!(carried.correlation_data.as_deref(), Some(&[1; 16][..]));
+    assert_eq!(carried.properties.response_topic.as_ref().map(Topic::as_str), Some("clients/c/replies"));
+    assert_eq!(carried.properties.correlation_data.as_deref(), Some(&[1; 16][..]));
     respond(&mut bench, "clients/c/replies", "b", 2);
     respond(&mut bench, "clients/c/replies", "nobody's", 3);
     respond(&mut bench, "clients/c/replies", "a", 1);
@@ -433,4 +433,69 @@ fn properties_that_nobody_asked_for_by_name_are_left_out_where_the_version_has_n
     assert_eq!(bench.sent(), [published("x", QOS1, 1, false)]);
     bench.receive(puback(1));
     answered(&mut receiver).unwrap();
+}
+
+#[test]
+fn a_copy_for_a_plain_filter_reaches_a_subscriber_that_has_a_shared_one_too() {
+    for filters in [["$share/g/a", "a"], ["a", "$share/g/a"]] {
+        let mut bench = Bench::connected();
+        let mut feed = bench.subscribe(&filters);
+        bench.grant_all();
+        let mut feed = answered(&mut feed).unwrap();
+        let shared = 1 + filters.iter().position(|filter| filter.starts_with('$')).unwrap();
+        // What another member of the group got comes by the plain filter only.
+        for (identifier, payload) in [(3 - shared, "one"), (3 - shared, "two"), (shared, "two")] {
+            let (topic, subscriptions) = (Topic::new("a").unwrap(), vec![identifier]);
+            bench.receive(Inbound::Publish(Incoming { subscriptions, ..plain(topic, payload.into(), QOS0, 0) }));
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| feed.events.try_recv().ok()).collect();
+        let texts: Vec<_> = taken.iter().map(|event| event.as_ref().unwrap().text().unwrap()).collect();
+        assert_eq!(texts, ["one", "two"], "{filters:?}");
+    }
+}
+
+#[test]
+fn no_subscribe_is_larger_than_the_broker_takes() {
+    let mut bench = Bench::new();
+    bench.connect_with(false, |terms| Terms { maximum_packet_size: Some(128), ..terms });
+    let filters: Vec<_> = (0..20).map(|n| format!("devices/{n:02}/state")).collect();
+    let _feeds: Vec<_> = filters.iter().map(|filter| bench.subscribe(&[filter])).collect();
+    let mut too_long = bench.subscribe(&[&"x".repeat(120)]);
+    let before = bench.output.len();
+    let sent = bench.transmit();
+    let asked: usize =
+        sent.iter().map(|packet| if let Sent::Subscribe(_, filters) = packet { filters.len() } else { 0 }).sum();
+    assert_eq!((before, asked), (0, 20));
+    assert!(bench.unwritten.iter().all(|(_, size)| *size <= 128), "{:?}", bench.unwritten);
+    assert!(sent.len() < 6, "as many go into one as fit");
+    assert_eq!(answered(&mut too_long).unwrap_err().kind(), ErrorKind::TooLarge);
+}
+
+#[test]
+fn a_call_does_not_change_how_a_stream_is_subscribed() {
+    let mut bench = Bench::connected();
+    let (reply, mut answer) = Reply::channel();
+    let wish = Wish { no_local: true, ..Wish::new(QOS1, Retained::IfFirst) };
+    let (filters, offline, deadline) = ([Filter::new("r").unwrap()].into(), Offline::Wait, bench.now + LONG);
+    bench.command(Command::Subscribe(Subscribe { filters, wish, capacity: 16, offline, deadline, reply }));
+    bench.grant_all();
+    let _feed = answered(&mut answer).unwrap();
+    let (_, mut call) = bench.request("x", "r");
+    assert_eq!(fails(&mut call), (ErrorKind::InvalidArgument, Outcome::NotSent));
+    assert_eq!(bench.sent(), []);
+}
+
+#[test]
+fn a_qos_2_message_that_was_given_up_is_not_sent_to_a_broker_that_has_forgotten_it() {
+    let mut bench = Bench::connected();
+    let mut large = bench.publish(&"x".repeat(200), QOS2);
+    bench.sent();
+    bench.lose_connection();
+    bench.connect_with(true, |terms| Terms { maximum_packet_size: Some(100), ..terms });
+    assert_eq!(bench.sent(), [Sent::PubRel(1)]);
+    assert_eq!(fails(&mut large), (ErrorKind::TooLarge, Outcome::Unknown));
+    bench.lose_connection();
+    bench.connect(false);
+    assert_eq!(bench.sent(), []);
+    bench.has_nothing();
 }
