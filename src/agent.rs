@@ -146,7 +146,7 @@ impl Agent {
         let allowance = Arc::new(Allowance::new(options.max_queued, options.max_queued_bytes));
         let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first);
         runtime.spawn(actor.run());
-        let (requests, siblings, nonce) = (AtomicU64::new(0), Arc::default(), fastrand::u64(..));
+        let (requests, siblings, nonce) = (AtomicU64::new(0), Arc::default(), crate::random::rng().u64(..));
         Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, siblings, runtime, nonce }) }
     }
 

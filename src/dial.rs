@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::connection::{Connection, Opening};
 use crate::options::Options;
+use crate::random::rng;
 use crate::telemetry::{self, TARGET};
 use crate::transport::{Endpoint, Transport};
 use crate::Error;
@@ -33,7 +34,7 @@ impl Dialer {
         let endpoints = self.options.endpoints()?;
         let mut order: Vec<_> = (0..endpoints.len()).collect();
         match self.options.shuffle {
-            true => fastrand::shuffle(&mut order),
+            true => rng().shuffle(&mut order),
             false => order.rotate_left(first % endpoints.len()),
         }
         let mut failure = None;

@@ -171,6 +171,7 @@ mod message;
 mod options;
 mod properties;
 mod publish;
+mod random;
 mod reason;
 mod reconnect;
 mod request;

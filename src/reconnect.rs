@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
+use crate::random::rng;
 use crate::{Error, ErrorKind, Refusal};
 
 /// What is known when a connection was lost, or could not be made.
@@ -94,6 +95,7 @@ impl ReconnectPolicy for Backoff {
             .with_min_delay(first)
             .with_max_delay(self.limit.max(first))
             .with_jitter()
+            .with_jitter_seed(rng().u64(..))
             .without_max_times()
             .build()
             .nth(doublings)

@@ -8,7 +8,8 @@
 //! There is never a gap: before a filter on which others rely goes, they rely on another, or are subscribed again and
 //! confirmed.
 
-use super::subscriptions::{FilterKey, LinkState, Shared, Step, Subscriptions};
+use super::shared::{LinkState, Shared, Step};
+use super::subscriptions::{FilterKey, Subscriptions};
 use crate::QoS;
 
 /// On which filter one relies, and how many rely on it.
@@ -127,6 +128,11 @@ impl Subscriptions {
             }
         });
         for other in covered {
+            // None relies on one that relies on another itself.
+            for dependent in self.dependents(other) {
+                self.release(dependent);
+                self.rely(dependent, key);
+            }
             self.release(other);
             self.rely(other, key);
             if self.filters[other].is_idle() {
