@@ -122,19 +122,22 @@ impl Actor {
     }
 
     /// Ready when the agent is at its end.
+    ///
+    /// Each turn asks every source until it has no more or its share is used up, so that what wakes the task next is
+    /// known when the turn ends: a lone command, and a lone reply, takes one turn.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut packets = PACKETS;
         for _ in 0..TURNS {
             let now = Instant::now();
             // Who left is noted first: nothing is sent for a caller that is gone.
-            let mut progress = self.poll_notices(cx, now);
-            progress |= self.poll_commands(cx, now);
+            self.poll_notices(cx, now);
+            let mut more = self.poll_commands(cx, now);
             match self.poll_link(cx, &mut packets, now) {
-                Ok(moved) => progress |= moved,
+                Ok(left) => more |= left,
                 Err(error) => {
                     self.say_why(&error, cx);
                     match self.handle_lost(error, now) {
-                        true => progress = true,
+                        true => more = true,
                         false => return Poll::Ready(()),
                     }
                 }
@@ -146,7 +149,7 @@ impl Actor {
             if packets == 0 {
                 break;
             }
-            if !progress && self.poll_timer(cx, now).is_pending() {
+            if !more && self.poll_timer(cx, now).is_pending() {
                 return Poll::Pending;
             }
         }
@@ -155,8 +158,7 @@ impl Actor {
         Poll::Pending
     }
 
-    fn poll_notices(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let mut progress = false;
+    fn poll_notices(&mut self, cx: &mut Context<'_>, now: Instant) {
         while let Poll::Ready(Some(notice)) = self.notices.poll_recv(cx) {
             if matches!(notice, Notice::Close(_)) {
                 // What was called before the end was accepted before it.
@@ -166,11 +168,10 @@ impl Actor {
                 }
             }
             self.session.handle_notice(notice, now);
-            progress = true;
         }
-        progress
     }
 
+    /// Whether there may be more.
     fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         if self.session.is_closing() {
             // The lane is closed; a sender that had its place before may have put its command there only now.
@@ -179,24 +180,27 @@ impl Actor {
             }
             return false;
         }
-        match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
-            Poll::Pending => false,
-            Poll::Ready(0) => {
-                let client_id = &*self.client_id;
-                tracing::debug!(name: "mqtt.abandoned", target: TARGET, client_id, "the last handle was dropped");
-                self.session.handle_abandoned(now + self.options.timeout.min(FAR));
-                true
-            }
-            Poll::Ready(_) => {
-                for command in self.batch.drain(..) {
-                    self.session.handle_command(command, now);
+        let mut share = BATCH;
+        while share > 0 {
+            match self.commands.poll_recv_many(cx, &mut self.batch, share) {
+                Poll::Pending => return false,
+                Poll::Ready(0) => {
+                    let client_id = &*self.client_id;
+                    tracing::debug!(name: "mqtt.abandoned", target: TARGET, client_id, "the last handle was dropped");
+                    self.session.handle_abandoned(now + self.options.timeout.min(FAR));
+                    return true;
                 }
-                true
+                Poll::Ready(taken) => share -= taken,
+            }
+            for command in self.batch.drain(..) {
+                self.session.handle_command(command, now);
             }
         }
+        true
     }
 
-    /// Moves the connection on by what can be done without waiting. An error means that it is lost.
+    /// Moves the connection on by what can be done without waiting; whether more may be done at once. An error means that
+    /// it is lost.
     fn poll_link(&mut self, cx: &mut Context<'_>, packets: &mut usize, now: Instant) -> Result<bool, Error> {
         match &mut self.link {
             Link::Waiting { until } if *until > now => {
@@ -219,18 +223,18 @@ impl Actor {
                 }
             },
             Link::Up { connection, undecoded, .. } => {
-                let mut progress = poll_input(&mut self.session, connection, undecoded, packets, cx, now)?;
+                let input_left = poll_input(&mut self.session, connection, undecoded, packets, cx, now)?;
                 self.session.handle_timeout(now)?;
-                self.session.poll_transmit(&mut connection.codec, &mut connection.output, now);
+                let output_left = self.session.poll_transmit(&mut connection.codec, &mut connection.output, now);
                 while !connection.output.is_empty() {
                     let Poll::Ready(written) = connection.poll_write(cx) else { break };
                     self.session.handle_written(written?, now);
-                    progress = true;
                 }
                 if let Poll::Ready(flushed) = connection.poll_flush(cx) {
                     flushed?;
                 }
-                Ok(progress)
+                // What waits for the peer to read wakes the task by itself.
+                Ok(input_left && self.session.wants_read() || output_left && connection.output.is_empty())
             }
         }
     }
@@ -354,7 +358,8 @@ impl Actor {
     }
 }
 
-/// Reads once and hands on what came; a large batch is left for the next turn.
+/// Reads and hands on what came, until nothing is there; whether it stopped before that. A read that filled its block is
+/// followed by a turn for the others.
 fn poll_input(
     session: &mut Session,
     connection: &mut Connection,
@@ -363,23 +368,27 @@ fn poll_input(
     cx: &mut Context<'_>,
     now: Instant,
 ) -> Result<bool, Error> {
-    if !session.wants_read() {
-        return Ok(false);
-    }
-    if !*undecoded {
-        let Poll::Ready(read) = connection.poll_read(cx) else { return Ok(false) };
-        read?;
-        session.handle_received(now);
-    }
-    while *packets > 0 && session.wants_read() {
-        let Some(inbound) = connection.codec.decode(&mut connection.input)? else {
-            *undecoded = false;
+    while session.wants_read() {
+        if !*undecoded {
+            let Poll::Ready(read) = connection.poll_read(cx) else { return Ok(false) };
+            read?;
+            session.handle_received(now);
+            *undecoded = true;
+        }
+        let was_full = connection.input.len() == connection.input.capacity();
+        loop {
+            if *packets == 0 || !session.wants_read() {
+                return Ok(true);
+            }
+            let Some(inbound) = connection.codec.decode(&mut connection.input)? else { break };
+            session.handle_inbound(inbound, now)?;
+            *packets -= 1;
+        }
+        *undecoded = false;
+        if was_full {
             return Ok(true);
-        };
-        session.handle_inbound(inbound, now)?;
-        *packets -= 1;
+        }
     }
-    *undecoded = true;
     Ok(true)
 }
 

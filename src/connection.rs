@@ -1,11 +1,11 @@
 //! One connection to a broker: made by a handshake, then bytes both ways.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{pin, Pin};
 use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -14,7 +14,7 @@ use crate::options::{Authentication, Credentials, LastWill, Login, Options};
 use crate::telemetry::TARGET;
 use crate::terms::Terms;
 use crate::transport::{self, Endpoint, Stream, Transport};
-use crate::wire::{Codec, ConnAck, Connect, Inbound, Refused};
+use crate::wire::{Codec, ConnAck, Connect, Inbound, Output, Refused};
 use crate::{Error, ErrorKind, ReasonCode, Refusal, Version};
 
 pub(crate) struct Connection {
@@ -23,7 +23,7 @@ pub(crate) struct Connection {
     pub(crate) session_present: bool,
     pub(crate) terms: Arc<Terms>,
     pub(crate) input: BytesMut,
-    pub(crate) output: BytesMut,
+    pub(crate) output: Output,
     /// Whether anything was written since the last flush.
     unflushed: bool,
     /// The size of the next block to read into.
@@ -34,8 +34,8 @@ pub(crate) struct Connection {
 const READ_BLOCK: usize = 8 * 1024;
 /// What the blocks grow to while reads fill them.
 const READ_BURST: usize = 64 * 1024;
-/// A buffer that grew beyond this for one large packet is given back.
-const KEPT_OUTPUT: usize = 256 * 1024;
+/// The most that one write is made of; what is behind them goes with the next.
+const SLICES: usize = 32;
 /// The start of an alert record, which TLS servers answer with when they are spoken to in plain MQTT.
 const TLS_ALERT: [u8; 2] = [21, 3];
 
@@ -65,15 +65,21 @@ impl Connection {
 
     /// Writes what `output` holds, as far as the peer takes it; the number of bytes, never zero.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output)).map_err(lost)?;
+        let stream = Pin::new(&mut self.stream);
+        let written = match self.output.one_slice() {
+            Some(slice) => stream.poll_write(cx, slice),
+            None => {
+                let mut places = [IoSlice::new(&[]); SLICES];
+                let used = self.output.slices(&mut places);
+                stream.poll_write_vectored(cx, &places[..used])
+            }
+        };
+        let written = ready!(written).map_err(lost)?;
         if written == 0 {
             return Poll::Ready(Err(closed()));
         }
         self.unflushed = true;
         self.output.advance(written);
-        if self.output.is_empty() && self.output.capacity() > KEPT_OUTPUT {
-            self.output = BytesMut::new();
-        }
         Poll::Ready(Ok(written))
     }
 
@@ -215,11 +221,12 @@ impl Handshake<'_> {
         if terms.client_id.is_empty() {
             (*client_id).clone_into(&mut terms.client_id);
         }
-        let Peer { stream, mut codec, input, output } = peer;
+        let Peer { stream, mut codec, input, .. } = peer;
         if options.mqtt5.topic_aliases() {
             codec.assign_aliases(terms.topic_alias_maximum);
         }
         let terms = Arc::new(terms);
+        let output = Output::new(stream.is_write_vectored());
         Ok(Connection { stream, codec, session_present, terms, input, output, unflushed: false, block: READ_BLOCK })
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use crate::session::Session;
 use crate::subscribe::Retained;
 use crate::terms::Terms;
 use crate::wire::peer::{decode_client_packet, Sent};
-use crate::wire::{self, Codec, Inbound, PacketId};
+use crate::wire::{self, Codec, Inbound, Output, PacketId};
 use crate::{Error, Filter, Message, Options, QoS, Topic, Version};
 
 /// The decoder, fed in pieces, with a small and a large limit.
@@ -209,7 +209,7 @@ struct World {
     notices_in: mpsc::UnboundedReceiver<Notice>,
     /// What came and is not decoded; what is encoded and not written.
     input: BytesMut,
-    output: BytesMut,
+    output: Output,
     now: Instant,
     is_connected: bool,
     is_over: bool,
@@ -251,7 +251,7 @@ impl World {
             notices,
             notices_in,
             input: BytesMut::new(),
-            output: BytesMut::new(),
+            output: Output::parting(2),
             now: Instant::now(),
             is_connected: false,
             is_over: false,
@@ -545,7 +545,7 @@ impl World {
     fn lose(&mut self) {
         self.is_connected = false;
         self.input.clear();
-        self.output.clear();
+        self.output = Output::parting(2);
         self.sent.clear();
         self.session.handle_disconnected(self.now);
     }
@@ -560,7 +560,7 @@ impl World {
         let before = self.output.len();
         self.session.poll_transmit(&mut self.codec, &mut self.output, self.now);
         assert!(self.is_connected || self.output.is_empty(), "bytes for nobody");
-        let mut fresh = BytesMut::from(&self.output[before..]);
+        let mut fresh = self.output.to_bytes().split_off(before);
         while let Some((packet, _)) = decode_client_packet(self.version, &mut fresh) {
             self.sent.push_back(packet);
         }

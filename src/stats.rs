@@ -102,8 +102,9 @@ counters! {
     total oversized,
     /// Messages that streams lost because they were not taken in time.
     total lagged,
-    /// Messages that were handed over and given up, because ten connections in a row ended on them without an
-    /// acknowledgement: some brokers close the connection on a message that they do not allow.
+    /// Messages that were handed over and given up: because ten connections in a row ended on them without an
+    /// acknowledgement, as some brokers close the connection on a message that they do not allow; or because the
+    /// connection cannot carry them (their size, their QoS, properties).
     total given_up,
     /// Replies that came when no request waited for them any more.
     total late_replies,

@@ -281,16 +281,26 @@ text_traits!(Filter from &str, String, &String);
 
 fn check_topic(text: &str) -> Result<(), &'static str> {
     check_length(text)?;
+    match is_plain(text) {
+        true => Ok(()),
+        false if text.contains('\0') => Err(NUL),
+        false => Err(WILDCARD),
+    }
+}
+
+/// Whether it has no wildcard and no NUL character.
+fn is_plain(text: &str) -> bool {
     // Without an early exit the compiler checks many bytes at once.
     let suspect = |byte| u8::from((byte == 0) | (byte == b'+') | (byte == b'#'));
-    if text.bytes().fold(0, |found, byte| found | suspect(byte)) == 0 {
-        return Ok(());
-    }
-    Err(if text.contains('\0') { NUL } else { WILDCARD })
+    text.bytes().fold(0, |found, byte| found | suspect(byte)) == 0
 }
 
 fn check_filter(text: &str) -> Result<(), &'static str> {
     check_length(text)?;
+    // Most are, and need no look at their levels.
+    if is_plain(text) && !is_share(text) {
+        return Ok(());
+    }
     if text.contains('\0') {
         return Err(NUL);
     }

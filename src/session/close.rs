@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::shared::{Shared, Step};
 use super::Session;
 use crate::command::{self, Reply, Unfinished};
-use crate::wire::{Codec, Outbound};
+use crate::wire::{Codec, Outbound, Output};
 use crate::ReasonCode;
 
 #[derive(Debug)]
@@ -80,13 +79,13 @@ impl Session {
         self.limits.is_kept && self.receiving.is_holding() && self.subscriptions.filters.values().any(is_left)
     }
 
-    pub(super) fn transmit_disconnect(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) {
+    pub(super) fn transmit_disconnect(&mut self, codec: &mut Codec, output: &mut Output, now: Instant) {
         if !self.is_drained(now) {
             return;
         }
         if let Some(closing) = &mut self.closing {
             closing.disconnect_until = Some(now + GOODBYE);
-            codec.encode(Outbound::Disconnect(ReasonCode::SUCCESS), buf);
+            codec.encode(Outbound::Disconnect(ReasonCode::SUCCESS), output);
         }
     }
 

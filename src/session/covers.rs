@@ -128,6 +128,11 @@ impl Subscriptions {
             }
         });
         for other in covered {
+            // None relies on one that relies on another itself.
+            for dependent in self.dependents(other) {
+                self.release(dependent);
+                self.rely(dependent, key);
+            }
             self.release(other);
             self.rely(other, key);
             if self.filters[other].is_idle() {

@@ -13,7 +13,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -22,7 +21,7 @@ use crate::command::{Command, Notice, SubscriberKey};
 use crate::options::{Options, FAR};
 use crate::stats::Counters;
 use crate::terms::Terms;
-use crate::wire::{Codec, Inbound, Outbound, Refused};
+use crate::wire::{Codec, Inbound, Outbound, Output, Refused};
 use crate::Error;
 
 mod close;
@@ -244,31 +243,35 @@ impl Session {
     /// Encodes what may go out now, as far as the buffer should be filled. Acknowledgements first: the peer waits for
     /// them. The ping before what may never run out. Then what was in flight on the last connection, in its old order.
     /// Then SUBSCRIBE before PUBLISH, so that a request cannot overtake the filter its reply comes by.
-    pub(crate) fn poll_transmit(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) {
+    ///
+    /// Whether it stopped for want of room.
+    pub(crate) fn poll_transmit(&mut self, codec: &mut Codec, output: &mut Output, now: Instant) -> bool {
         if self.connection.is_none() || self.has_said_goodbye() {
-            return;
+            return false;
         }
         let overdue = self.is_overdue(now);
-        let before = buf.len();
+        let before = output.len();
         let base = self.connection.as_ref().map_or(0, |connection| connection.encoded);
-        while buf.len() < WRITE_AHEAD {
-            let sent = self.receiving.transmit(codec, buf)
-                || self.transmit_ping(codec, buf)
-                || (!overdue && self.transmit_repeated(codec, buf, now))
-                || self.transmit_filters(codec, buf, now)
-                || (!overdue && self.transmit_queued(codec, buf, base.wrapping_sub(before as u64), now));
+        while output.len() < WRITE_AHEAD {
+            let sent = self.receiving.transmit(codec, output)
+                || self.transmit_ping(codec, output)
+                || (!overdue && self.transmit_repeated(codec, output, now))
+                || self.transmit_filters(codec, output, now)
+                || (!overdue && self.transmit_queued(codec, output, base.wrapping_sub(before as u64), now));
             if !sent {
                 break;
             }
         }
+        let is_full = output.len() >= WRITE_AHEAD;
         // Whatever room there is: the end has a deadline.
-        self.transmit_disconnect(codec, buf, now);
+        self.transmit_disconnect(codec, output, now);
         if let Some(connection) = &mut self.connection {
-            connection.encoded += (buf.len() - before) as u64;
-            if buf.len() > before {
+            connection.encoded += (output.len() - before) as u64;
+            if output.len() > before {
                 connection.blocked_since.get_or_insert(now);
             }
         }
+        is_full
     }
 
     /// Brings the counters of what is held now up to date.
@@ -280,10 +283,10 @@ impl Session {
         self.counters.subscribers().set(self.subscriptions.subscribers.len());
     }
 
-    fn transmit_ping(&mut self, codec: &mut Codec, buf: &mut BytesMut) -> bool {
+    fn transmit_ping(&mut self, codec: &mut Codec, output: &mut Output) -> bool {
         let due = self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.ping_due));
         if due {
-            codec.encode(Outbound::PingReq, buf);
+            codec.encode(Outbound::PingReq, output);
         }
         due
     }

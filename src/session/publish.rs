@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use slotmap::SlotMap;
 use tokio::time::Instant;
 
@@ -17,7 +16,7 @@ use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::reason::{Reason, ReasonCode};
 use crate::telemetry::TARGET;
-use crate::wire::{self, Codec, Outbound, PacketId};
+use crate::wire::{self, Codec, Outbound, Output, PacketId};
 use crate::{Error, Outcome, QoS};
 
 mod replay;
@@ -91,7 +90,7 @@ struct Call {
 struct Unwritten {
     start: u64,
     end: u64,
-    call: CallKey,
+    owner: Owner,
 }
 
 impl Outgoing {
@@ -265,12 +264,12 @@ impl Session {
         }
     }
 
-    /// Sends the front of the queue. `written_base` added to a position in `buf` counts from the start of the
+    /// Sends the front of the queue. `written_base` added to a position in `output` counts from the start of the
     /// connection.
     pub(super) fn transmit_queued(
         &mut self,
         codec: &mut Codec,
-        buf: &mut BytesMut,
+        output: &mut Output,
         written_base: u64,
         now: Instant,
     ) -> bool {
@@ -292,7 +291,7 @@ impl Session {
             } else if let Some(error) = refused {
                 self.give_up(owner, error, now);
             } else if !expired {
-                return self.transmit_new(outgoing, codec, buf, written_base, now);
+                return self.transmit_new(outgoing, codec, output, written_base, now);
             }
         }
         false
@@ -326,19 +325,19 @@ impl Session {
         &mut self,
         mut outgoing: Outgoing,
         codec: &mut Codec,
-        buf: &mut BytesMut,
+        output: &mut Output,
         written_base: u64,
         now: Instant,
     ) -> bool {
         let (owner, qos) = (outgoing.owner, outgoing.publish.qos);
-        let start = buf.len() as u64;
+        let start = output.len() as u64;
         self.publishes.sent += 1;
         if outgoing.rank == 0 {
             outgoing.rank = self.publishes.sent;
             outgoing.sent_at = Some(now);
         }
         if qos == QoS::AtMostOnce {
-            codec.encode(outgoing.packet(0, false, now), buf);
+            codec.encode(outgoing.packet(0, false, now), output);
         } else {
             let id = match self.in_flight.insert(On::Published, Entry::Publish(outgoing)) {
                 Ok(id) => id,
@@ -351,7 +350,7 @@ impl Session {
                 Err(_) => return false,
             };
             if let Some((_, Entry::Publish(outgoing))) = self.in_flight.get_mut(id) {
-                codec.encode(outgoing.packet(id, false, now), buf);
+                codec.encode(outgoing.packet(id, false, now), output);
             }
         }
         self.counters.published().add(1);
@@ -363,12 +362,12 @@ impl Session {
                 if let Some(pending) = self.publishes.calls.get_mut(call) {
                     pending.sent = true;
                 }
-                if qos == QoS::AtMostOnce {
-                    let end = written_base.wrapping_add(buf.len() as u64);
-                    let start = written_base.wrapping_add(start);
-                    self.publishes.unwritten.push_back(Unwritten { start, end, call });
-                }
             }
+        }
+        if qos == QoS::AtMostOnce && !matches!(owner, Owner::Nobody) {
+            let end = written_base.wrapping_add(output.len() as u64);
+            let start = written_base.wrapping_add(start);
+            self.publishes.unwritten.push_back(Unwritten { start, end, owner });
         }
         true
     }
@@ -376,8 +375,8 @@ impl Session {
     /// QoS 0 is done when its last byte is written.
     pub(super) fn settle_written(&mut self, written: u64) {
         while self.publishes.unwritten.front().is_some_and(|publish| publish.end <= written) {
-            if let Some(Unwritten { call, .. }) = self.publishes.unwritten.pop_front() {
-                self.publishes.settle(Owner::Call(call), Ok(Delivery::Sent));
+            if let Some(Unwritten { owner, .. }) = self.publishes.unwritten.pop_front() {
+                self.publishes.settle(owner, Ok(Delivery::Sent));
             }
         }
         if self.publishes.unwritten.is_empty() && self.publishes.unwritten.capacity() > KEPT {

@@ -2,14 +2,13 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::holds::Holds;
 use super::Session;
 use crate::command::{Hold, HoldId, Settled};
 use crate::telemetry::TARGET;
-use crate::wire::{Codec, Incoming, Outbound, PacketId};
+use crate::wire::{Codec, Incoming, Outbound, Output, PacketId};
 use crate::{Message, QoS};
 
 #[derive(Debug)]
@@ -93,6 +92,9 @@ impl Receiving {
         if self.unreleased.is_empty() && self.unreleased.capacity() > KEPT {
             self.unreleased = HashSet::default();
         }
+        if let Some(holds) = &mut self.holds {
+            holds.release(id);
+        }
         // Answered whether known or not, or the broker would repeat it for ever.
         self.acks.push_back(Ack::PubComp(id));
     }
@@ -112,7 +114,7 @@ impl Receiving {
     }
 
     /// Sends one acknowledgement. MQTT-4.6.0-2, -3, -4: in the order in which what they answer arrived.
-    pub(super) fn transmit(&mut self, codec: &mut Codec, buf: &mut BytesMut) -> bool {
+    pub(super) fn transmit(&mut self, codec: &mut Codec, output: &mut Output) -> bool {
         let Some(ack) = self.acks.pop_front() else { return false };
         if self.acks.is_empty() && self.acks.capacity() > KEPT {
             self.acks = VecDeque::new();
@@ -124,7 +126,7 @@ impl Receiving {
                 Ack::PubRel(id) => Outbound::PubRel(id),
                 Ack::PubComp(id) => Outbound::PubComp(id),
             },
-            buf,
+            output,
         );
         true
     }

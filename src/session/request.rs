@@ -151,7 +151,10 @@ impl Session {
 
     /// Puts a call into the queue of those with the same reply filters.
     fn direct_request(&mut self, request: RequestKey, paths: ReplyPaths, now: Instant) {
-        let key = self.reply_queue(paths);
+        let key = match self.reply_queue(paths) {
+            Ok(key) => key,
+            Err(conflict) => return self.fail_request(request, conflict, now),
+        };
         let Self { requests, subscriptions, .. } = self;
         let Some(pending) = requests.pending.get_mut(request) else { return };
         pending.queue = Some(key);
@@ -163,18 +166,17 @@ impl Session {
     }
 
     /// The subscriber for reply filters. A retained message is never a reply: it was there before the question.
-    fn reply_queue(&mut self, paths: ReplyPaths) -> SubscriberKey {
+    fn reply_queue(&mut self, paths: ReplyPaths) -> Result<SubscriberKey, Error> {
         if let Some(queue) = self.requests.queues.get(&paths) {
-            return *queue;
+            return Ok(*queue);
         }
         let sink = Sink::Replies(ReplyQueue::new(paths.clone()));
         let wish = Wish::new(QoS::AtLeastOnce, Retained::Ignore);
-        let queue = match &paths.rejected_by {
-            None => self.subscriptions.add(sink, std::slice::from_ref(&paths.reply_to), wish),
-            Some(rejected) => self.subscriptions.add(sink, &[paths.reply_to.clone(), rejected.clone()], wish),
-        };
+        let filters: Vec<_> = std::iter::once(&paths.reply_to).chain(&paths.rejected_by).cloned().collect();
+        self.subscriptions.check_conflict(&filters, wish)?;
+        let queue = self.subscriptions.add(sink, &filters, wish);
         self.requests.queues.insert(paths, queue);
-        queue
+        Ok(queue)
     }
 
     /// Sends the calls of a queue that may be sent, if the broker holds its filters.
@@ -355,7 +357,9 @@ fn own_topic(terms: &Terms) -> Option<Topic> {
         return None;
     }
     let prefix = terms.response_information.as_deref().map(|prefix| prefix.trim_end_matches('/'));
-    let own = prefix.and_then(|prefix| Topic::new(format!("{prefix}/replies")).ok());
+    // An empty one would be the same topic for every client.
+    let own =
+        prefix.filter(|prefix| !prefix.is_empty()).and_then(|prefix| Topic::new(format!("{prefix}/replies")).ok());
     // A client identifier may be any text.
     let name = || terms.client_id.replace(['+', '#'], "_");
     own.or_else(|| Topic::new(format!("clients/{}/replies", name())).ok())

@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub(super) asked: Option<QoS>,
     /// The QoS of the SUBACK, if the broker does hold it.
     pub(super) granted: Option<QoS>,
+    /// The last SUBSCRIBE was never answered: at which QoS the broker holds the filter has to be asked.
+    is_unsure: bool,
     pub(super) step: Step,
     pub(super) cover: Cover,
     pub(super) no_local: bool,
@@ -119,6 +121,7 @@ impl Shared {
             wishes: [0; 3],
             asked: None,
             granted: None,
+            is_unsure: false,
             step: Step::Settled,
             cover: Cover::default(),
             no_local: false,
@@ -165,7 +168,7 @@ impl Shared {
     }
 
     pub(super) fn needs_subscribe(&self) -> bool {
-        self.waiting > 0
+        self.waiting > 0 || (self.is_unsure && !self.links.is_empty() && !self.cover.is_enough())
     }
 
     pub(super) fn needs_unsubscribe(&self) -> bool {
@@ -198,6 +201,7 @@ impl Shared {
 
     pub(super) fn handle_asked(&mut self, qos: QoS) {
         self.step = Step::Subscribing;
+        self.is_unsure = false;
         self.asked = Some(qos);
         self.waiting = 0;
         for link in &mut self.links {
@@ -215,6 +219,7 @@ impl Shared {
 
     /// The packet in flight will not be answered any more.
     pub(super) fn handle_unanswered(&mut self) {
+        self.is_unsure = self.step == Step::Subscribing && self.granted.is_some() && self.asked > self.granted;
         self.step = Step::Settled;
         for link in &mut self.links {
             if link.state == LinkState::Asked {
@@ -226,6 +231,7 @@ impl Shared {
 
     pub(super) fn handle_unsubscribed(&mut self, reason: ReasonCode) {
         self.step = Step::Settled;
+        self.is_unsure = false;
         self.asked = None;
         for farewell in self.leaving.drain(..) {
             if reason.is_failure() {
@@ -240,6 +246,7 @@ impl Shared {
     pub(super) fn handle_session_lost(&mut self) {
         self.asked = None;
         self.granted = None;
+        self.is_unsure = false;
         self.cover = Cover::default();
         self.waiting = self.links.len() as u32;
         self.identifier = None;

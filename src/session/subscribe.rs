@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::hash::BuildHasher;
 use std::iter::repeat;
 
-use bytes::BytesMut;
 use slotmap::SlotMap;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -17,7 +16,7 @@ use crate::command::{self, Feed, Reply, SubscriberGuard, SubscriberKey};
 use crate::options::Offline;
 use crate::reason::Reason;
 use crate::terms::Terms;
-use crate::wire::{self, Ask, Codec, Outbound, PacketId};
+use crate::wire::{self, Ask, Codec, Outbound, Output, PacketId};
 use crate::{Error, Filter, Message, QoS, ReasonCode};
 
 /// The filters of one packet.
@@ -30,15 +29,23 @@ struct Batch {
     identifier: Option<u32>,
     bytes: usize,
     max_filters: usize,
+    max_bytes: usize,
 }
 
 /// Keeps one packet well below the limits that brokers set.
 const MAX_BATCH_BYTES: usize = 32 * 1024;
 
 impl Batch {
-    fn new(limits: &Limits) -> Self {
-        let max_filters = limits.max_filters_per_subscribe;
-        Self { keys: Vec::new(), asks: Vec::new(), wild: Vec::new(), identifier: None, bytes: 0, max_filters }
+    fn new(limits: &Limits, terms: Option<&Terms>) -> Self {
+        Self {
+            keys: Vec::new(),
+            asks: Vec::new(),
+            wild: Vec::new(),
+            identifier: None,
+            bytes: 0,
+            max_filters: limits.max_filters_per_subscribe,
+            max_bytes: terms.map_or(MAX_BATCH_BYTES, |terms| terms.room_for_filters().min(MAX_BATCH_BYTES)),
+        }
     }
 
     /// Whether one more goes into the packet; one always does. `identifier` is the one it has, where there are such:
@@ -49,7 +56,7 @@ impl Batch {
             self.identifier = identifier.flatten();
             return true;
         }
-        if self.keys.len() >= self.max_filters || self.bytes > MAX_BATCH_BYTES {
+        if self.keys.len() >= self.max_filters || self.bytes > self.max_bytes {
             return false;
         }
         let Some(identifier) = identifier else { return true };
@@ -87,11 +94,8 @@ impl Session {
             return reply.send(Err(Error::offline()));
         }
         self.subscriptions.sweep();
-        if let Some(filter) = self.subscriptions.conflict(&filters, wish) {
-            return reply.send(Err(Error::invalid_argument(format!(
-                "{filter} is subscribed by others of this agent with another no_local or retain_as_published: \
-                 the broker has one subscription for all of them, so use an agent of its own"
-            ))));
+        if let Err(conflict) = self.subscriptions.check_conflict(&filters, wish) {
+            return reply.send(Err(conflict));
         }
         // One more place than there may be messages, for a refusal.
         let (events, first) = broadcast::channel(capacity + usize::from(self.receiving.is_holding()));
@@ -141,14 +145,14 @@ impl Session {
     }
 
     /// Sends one SUBSCRIBE or UNSUBSCRIBE for as many of the due filters as fit.
-    pub(super) fn transmit_filters(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) -> bool {
+    pub(super) fn transmit_filters(&mut self, codec: &mut Codec, output: &mut Output, now: Instant) -> bool {
         if self.in_flight.is_full() {
             // An acknowledgement frees one.
             return false;
         }
         match self.next_step() {
-            Some(Step::Subscribing) => self.transmit_subscribe(codec, buf, now),
-            Some(Step::Unsubscribing) => self.transmit_unsubscribe(codec, buf),
+            Some(Step::Subscribing) => self.transmit_subscribe(codec, output, now),
+            Some(Step::Unsubscribing) => self.transmit_unsubscribe(codec, output),
             Some(Step::Settled | Step::Due) | None => false,
         }
     }
@@ -172,9 +176,9 @@ impl Session {
         None
     }
 
-    fn transmit_subscribe(&mut self, codec: &mut Codec, buf: &mut BytesMut, now: Instant) -> bool {
+    fn transmit_subscribe(&mut self, codec: &mut Codec, output: &mut Output, now: Instant) -> bool {
         let has_identifiers = self.terms().is_some_and(Terms::has_identifiers);
-        let mut batch = Batch::new(&self.limits);
+        let mut batch = Batch::new(&self.limits, self.terms());
         while self.next_step() == Some(Step::Subscribing) {
             let Some(&key) = self.subscriptions.due.front() else { break };
             let shared = &self.subscriptions.filters[key];
@@ -202,12 +206,12 @@ impl Session {
             self.subscriptions.filters[*key].identifier = identifier;
         }
         let Ok(id) = self.in_flight.insert(On::Asked, Entry::Subscribe(keys)) else { return false };
-        codec.encode(Outbound::Subscribe { id, identifier, filters: &asks }, buf);
+        codec.encode(Outbound::Subscribe { id, identifier, filters: &asks }, output);
         true
     }
 
-    fn transmit_unsubscribe(&mut self, codec: &mut Codec, buf: &mut BytesMut) -> bool {
-        let mut batch = Batch::new(&self.limits);
+    fn transmit_unsubscribe(&mut self, codec: &mut Codec, output: &mut Output) -> bool {
+        let mut batch = Batch::new(&self.limits, self.terms());
         let mut filters = Vec::new();
         while self.next_step() == Some(Step::Unsubscribing) {
             let Some(&key) = self.subscriptions.due.front() else { break };
@@ -222,7 +226,7 @@ impl Session {
             batch.keys.push(key);
         }
         let Ok(id) = self.in_flight.insert(On::Asked, Entry::Unsubscribe(batch.keys)) else { return false };
-        codec.encode(Outbound::Unsubscribe { id, filters: &filters }, buf);
+        codec.encode(Outbound::Unsubscribe { id, filters: &filters }, output);
         true
     }
 
@@ -306,7 +310,8 @@ impl Session {
         let mut refused = Vec::new();
         for link in &mut shared.links {
             if link.state == LinkState::Asked {
-                // What was granted once stays linked: a later grant, or the next connection, brings it back.
+                // What was granted once stays linked: a later grant, or the next connection without the session,
+                // brings it back.
                 link.state = LinkState::Ready;
                 refused.push(link.subscriber);
             }
@@ -382,7 +387,8 @@ impl Session {
                 true => copy.is_for_plain,
                 false => copy.is_for(shared),
             };
-            if !is_for_filter && message.is_retained() {
+            // The copy for this filter may go to another member of its group.
+            if !is_for_filter && (message.is_retained() || shared.filter.share_group().is_some()) {
                 continue;
             }
             for link in &mut shared.links {
@@ -438,8 +444,13 @@ impl<'a> Copy<'a> {
             return all;
         }
         let is_for_plain = named().any(|shared| !shared.retain_as_published);
-        // The best copy first, and one that surely comes: for a filter that is not confirmed there may be none.
-        matched.sort_unstable_by_key(|key| (Reverse(filters.get(*key).and_then(|shared| shared.granted)), *key));
+        // The best copy first, and one that surely comes: for a filter that is not confirmed there may be none, nor for a
+        // shared one.
+        matched.sort_unstable_by_key(|key| {
+            let shared = filters.get(*key);
+            let is_shared = shared.is_some_and(|shared| shared.filter.share_group().is_some());
+            (is_shared, Reverse(shared.and_then(|shared| shared.granted)), *key)
+        });
         Self { identifiers, is_for_plain }
     }
 

@@ -15,7 +15,7 @@ use super::shared::{Farewell, Link, LinkState, Shared, Step, Window};
 use crate::command::{Event, Feed, Notice, Reply, SubscriberKey, Wish};
 use crate::options::Offline;
 use crate::router::Router;
-use crate::Filter;
+use crate::{Error, Filter};
 
 slotmap::new_key_type! {
     pub(super) struct FilterKey;
@@ -104,13 +104,20 @@ impl Subscriptions {
         identifier
     }
 
-    /// The filter that others subscribe in a way that does not go together with this wish: the broker has one
+    /// Refuses what does not go together with the way in which others subscribe one of these filters: the broker has one
     /// subscription of it for all.
-    pub(super) fn conflict<'f>(&self, filters: &'f [Filter], wish: Wish) -> Option<&'f Filter> {
-        filters.iter().find(|filter| {
+    pub(super) fn check_conflict(&self, filters: &[Filter], wish: Wish) -> Result<(), Error> {
+        let conflict = filters.iter().find(|filter| {
             let shared = self.router.get(filter).and_then(|key| self.filters.get(*key));
             shared.is_some_and(|shared| !shared.links.is_empty() && shared.differs(wish))
-        })
+        });
+        match conflict {
+            None => Ok(()),
+            Some(filter) => Err(Error::invalid_argument(format!(
+                "{filter} is subscribed by others of this agent with another no_local or retain_as_published: \
+                 the broker has one subscription for all of them, so use an agent of its own"
+            ))),
+        }
     }
 
     pub(super) fn contains(&self, subscriber: SubscriberKey) -> bool {

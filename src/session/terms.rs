@@ -4,6 +4,9 @@ use crate::terms::{Terms, Version};
 use crate::wire::{self, Ask};
 use crate::Error;
 
+/// What stands around the filters of a SUBSCRIBE at most: fixed header, packet identifier, subscription identifier.
+const AROUND_FILTERS: usize = 5 + 2 + 6;
+
 impl Terms {
     /// Why this message cannot be sent, if so.
     pub(super) fn check_publish(&self, publish: &wire::Publish) -> Result<(), Error> {
@@ -41,7 +44,16 @@ impl Terms {
         if ask.filter.share_group().is_some() && !self.shared_subscriptions_available {
             return Err(Error::unsupported("the broker has no shared subscriptions"));
         }
-        Ok(())
+        let (size, room) = (wire::filter_size(&ask.filter), self.room_for_filters());
+        match size > room {
+            true => Err(Error::too_large(size + AROUND_FILTERS, room + AROUND_FILTERS)),
+            false => Ok(()),
+        }
+    }
+
+    /// How many bytes of filters go into one packet (MQTT-3.2.2-15).
+    pub(super) fn room_for_filters(&self) -> usize {
+        self.maximum_packet_size.map_or(usize::MAX, |limit| (limit as usize).saturating_sub(AROUND_FILTERS))
     }
 
     /// Whether a message tells by which subscriptions it comes.

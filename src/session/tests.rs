@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::sync::broadcast;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
@@ -16,7 +16,7 @@ use crate::reason::{Reason, ReasonCode};
 use crate::subscribe::Retained;
 use crate::terms::Version;
 use crate::wire::peer::{decode_client_packet, plain, Carried, Sent};
-use crate::wire::{self, Incoming, PacketId};
+use crate::wire::{self, Incoming, Output, PacketId};
 use crate::{ErrorKind, Filter, Message, Outcome, Properties, QoS, Topic};
 
 mod covering;
@@ -53,7 +53,8 @@ type Answer<T> = oneshot::Receiver<Result<T, Error>>;
 struct Bench<const LEVEL: u8> {
     session: Session,
     codec: Codec,
-    output: BytesMut,
+    /// It keeps every payload apart.
+    output: Output,
     /// What the packets sent so far carried of MQTT 5.
     carried: Vec<Carried>,
     /// The packets in `output`, each with the bytes of it that are still there.
@@ -81,7 +82,7 @@ impl<const LEVEL: u8> Bench<LEVEL> {
         Self {
             session: Session::new(&options, Arc::default(), allowance, notices),
             codec: Codec::new(Self::VERSION, 1 << 20),
-            output: BytesMut::new(),
+            output: Output::parting(1),
             carried: Vec::new(),
             unwritten: VecDeque::new(),
             now: Instant::now(),
@@ -106,7 +107,7 @@ impl<const LEVEL: u8> Bench<LEVEL> {
     }
 
     fn lose_connection(&mut self) {
-        self.output.clear();
+        self.output = Output::parting(1);
         self.unwritten.clear();
         self.session.handle_disconnected(self.now);
     }
@@ -215,7 +216,7 @@ impl<const LEVEL: u8> Bench<LEVEL> {
     fn transmit(&mut self) -> Vec<Sent> {
         let before = self.output.len();
         self.session.poll_transmit(&mut self.codec, &mut self.output, self.now);
-        let mut fresh = BytesMut::from(&self.output[before..]);
+        let mut fresh = self.output.to_bytes().split_off(before);
         let mut packets = Vec::new();
         loop {
             let before = fresh.len();

@@ -13,6 +13,7 @@ use crate::terms::{Terms, Version};
 use crate::{Error, Filter, QoS, Topic};
 
 mod alias;
+mod output;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod peer;
 mod publish;
@@ -20,6 +21,7 @@ mod v4;
 mod v5;
 
 use alias::{Assigned, Known};
+pub(crate) use output::Output;
 use publish::malformed;
 
 /// Nonzero where it stands for a packet that carries one.
@@ -229,11 +231,11 @@ impl Codec {
 
     /// The words were checked when they were accepted (see [`publish_size`] and the constructors of topics and
     /// filters), so encoding them cannot fail.
-    pub(crate) fn encode(&mut self, outbound: Outbound<'_>, buf: &mut BytesMut) {
+    pub(crate) fn encode(&mut self, outbound: Outbound<'_>, output: &mut Output) {
         if self.is_v5() {
-            v5::encode(outbound, &mut self.assigned, &mut self.properties, buf);
+            v5::encode(outbound, &mut self.assigned, &mut self.properties, output);
         } else {
-            v4::encode(outbound, buf);
+            v4::encode(outbound, output);
         }
     }
 

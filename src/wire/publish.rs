@@ -1,30 +1,32 @@
 //! PUBLISH, both ways: the packet of which there may be millions.
 //!
 //! Written and read here rather than by the codec, which wants to own each topic as a `String`: this way a message that
-//! arrives is two slices of the buffer it was read into, and one that leaves is copied once. The properties of MQTT 5
+//! arrives is two slices of the buffer it was read into, and one that leaves is copied once, or not at all if it is large. The properties of MQTT 5
 //! are the codec's again.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use bytestring::ByteString;
 
-use super::{put_length, read_u16, Frame, Incoming, PacketId, Publish, PUBLISH};
+use super::{put_length, read_u16, Frame, Incoming, Output, PacketId, Publish, PUBLISH};
 use crate::properties::Properties;
 use crate::{Error, QoS, Topic};
 
 /// `topic` may be empty where an alias stands for it; `properties` are those of MQTT 5 with their length, or nothing.
-pub(super) fn encode(publish: &Publish, topic: &str, id: PacketId, dup: bool, properties: &[u8], buf: &mut BytesMut) {
+pub(super) fn encode(publish: &Publish, topic: &str, id: PacketId, dup: bool, properties: &[u8], output: &mut Output) {
     let Publish { payload, qos, retain, .. } = publish;
     let id = (*qos != QoS::AtMostOnce).then(|| id.to_be_bytes());
     let id = id.as_ref().map_or(&[][..], |id| id);
-    let remaining = 2 + topic.len() + id.len() + properties.len() + payload.len();
-    buf.reserve(5 + remaining);
+    let head = 2 + topic.len() + id.len() + properties.len();
+    let buf = output.packets();
+    buf.reserve(5 + head);
     buf.put_u8(PUBLISH << 4 | u8::from(dup) << 3 | (*qos as u8) << 1 | u8::from(*retain));
-    put_length(remaining, buf);
+    put_length(head + payload.len(), buf);
     // A topic is no longer than this can count.
     buf.put_u16(topic.len() as u16);
-    for part in [topic.as_bytes(), id, properties, payload] {
+    for part in [topic.as_bytes(), id, properties] {
         buf.put_slice(part);
     }
+    output.put_payload(payload);
 }
 
 /// A packet as it came: the topic is not checked, and may be missing in MQTT 5, whose properties still stand in front

@@ -32,11 +32,11 @@ fn encode_publish(topic: &str, payload: &[u8], qos: QoS, id: PacketId) -> BytesM
     let topic = Topic::new(topic).unwrap();
     let payload = Bytes::copy_from_slice(payload);
     let publish = Publish { topic, payload, qos, retain: false, properties: None, lenient: false };
-    let mut buf = BytesMut::new();
+    let mut output = Output::new(true);
     let mut codec = Codec::new(Version::V311, 1024);
-    codec.encode(Outbound::Publish { publish: &publish, id, dup: false, expiry: None }, &mut buf);
-    assert_eq!(buf.len(), publish_size(&publish, Version::V311));
-    buf
+    codec.encode(Outbound::Publish { publish: &publish, id, dup: false, expiry: None }, &mut output);
+    assert_eq!(output.len(), publish_size(&publish, Version::V311));
+    output.to_bytes()
 }
 
 #[test]

@@ -6,8 +6,8 @@ use rumqttc::mqttbytes::QoS as WireQoS;
 
 use super::publish::Raw;
 use super::{
-    put_length, read_u16, ConnAck, Connect, Frame, Inbound, Outbound, Refused, AUTH, CONNACK, DISCONNECT, PUBLISH,
-    PUBREL, UNSUBACK,
+    put_length, read_u16, ConnAck, Connect, Frame, Inbound, Outbound, Output, Refused, AUTH, CONNACK, DISCONNECT,
+    PUBLISH, PUBREL, UNSUBACK,
 };
 use crate::reason::ReasonCode;
 use crate::terms::{Terms, Version};
@@ -42,10 +42,11 @@ pub(super) fn encode_connect(version: Version, connect: &Connect<'_>, buf: &mut 
     buf.extend_from_slice(tail);
 }
 
-pub(super) fn encode(outbound: Outbound<'_>, buf: &mut BytesMut) {
+pub(super) fn encode(outbound: Outbound<'_>, output: &mut Output) {
+    let buf = output.packets();
     match outbound {
         Outbound::Publish { publish, id, dup, .. } => {
-            super::publish::encode(publish, publish.topic.as_str(), id, dup, &[], buf);
+            super::publish::encode(publish, publish.topic.as_str(), id, dup, &[], output);
         }
         Outbound::PubAck(id) => written(&v4::PubAck::new(id).write(buf)),
         Outbound::PubRec(id) => written(&v4::PubRec::new(id).write(buf)),

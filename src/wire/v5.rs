@@ -10,8 +10,8 @@ use super::alias::{Assigned, Known, Sending};
 use super::publish::Raw;
 use super::v4::{check_fixed_header, decode_ack, is_ack, nonzero, unexpected, written};
 use super::{
-    whole_seconds, ConnAck, Connect, Frame, Inbound, Incoming, Outbound, Publish, Refused, AUTH, CONNACK, DISCONNECT,
-    PUBLISH, SUBACK, UNSUBACK,
+    whole_seconds, ConnAck, Connect, Frame, Inbound, Incoming, Outbound, Output, Publish, Refused, AUTH, CONNACK,
+    DISCONNECT, PUBLISH, SUBACK, UNSUBACK,
 };
 use crate::properties::Properties;
 use crate::reason::{Reason, ReasonCode};
@@ -68,13 +68,14 @@ fn will_properties(will: &Publish, delay: u32) -> Option<v5::LastWillProperties>
 }
 
 /// `scratch` is an empty buffer, and left as one.
-pub(super) fn encode(outbound: Outbound<'_>, aliases: &mut Assigned, scratch: &mut BytesMut, buf: &mut BytesMut) {
+pub(super) fn encode(outbound: Outbound<'_>, aliases: &mut Assigned, scratch: &mut BytesMut, output: &mut Output) {
+    let buf = output.packets();
     match outbound {
         Outbound::Publish { publish, id, dup, expiry } => {
             let sending = aliases.assign(&publish.topic);
             let topic = if matches!(sending, Sending::Known(_)) { "" } else { publish.topic.as_str() };
             write_properties(publish, expiry, &sending, scratch);
-            super::publish::encode(publish, topic, id, dup, scratch, buf);
+            super::publish::encode(publish, topic, id, dup, scratch, output);
             scratch.clear();
             if scratch.capacity() > KEPT_SCRATCH {
                 *scratch = BytesMut::new();

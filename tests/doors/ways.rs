@@ -1,15 +1,64 @@
 //! Other ways to a broker: sockets in the file system, proxies, streams of one's own, and several brokers.
 
+use std::future::IntoFuture;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
+use futures::future::join_all;
 use mqtt_agent::{Error, ErrorKind, Options, Refusal, Scheme, State};
 use rumqttc::mqttbytes::v4::ConnectReturnCode;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWrite, DuplexStream};
+use tokio::net::TcpStream;
 
 use crate::common::{give_up, options, refusing_address, state};
 use crate::shared::{echo, over_duplex};
-use crate::support::{millis, mosquitto_or_skip, secs, within, EmbeddedBroker, MosquittoConfig, Peer, Scripted, LIMIT};
+use crate::support::{
+    millis, mosquitto_or_skip, secs, within, Authority, EmbeddedBroker, Front, MosquittoConfig, Peer, Scripted,
+    TlsSide, LIMIT,
+};
+
+/// Small ones are copied into one write, large ones are parts of it, where the way takes a write in parts.
+#[tokio::test]
+async fn payloads_of_any_size_arrive_whole_and_in_order_by_every_way() {
+    let (broker, ca) = (EmbeddedBroker::start().await, Authority::new("ca"));
+    let addr = broker.addr();
+    let tls = Front::tls(&TlsSide::new(&ca.broker("127.0.0.1")), addr).await;
+    let websocket = Front::websocket(5_000, addr).await;
+    let narrow = |width| options("mqtt://broker").connector(move |_| tunnel(width, addr));
+    let ways = [
+        ("tcp", options(&format!("mqtt://{addr}"))),
+        ("tls", options(&tls.url("mqtts")).ca_pem(ca.pem())),
+        ("websocket", options(&websocket.url("ws"))),
+        ("narrow", narrow(97)),
+        ("narrower", narrow(1)),
+    ];
+    for (way, options) in ways {
+        let agent = options.connect().await.unwrap();
+        let topic = format!("sizes/{way}");
+        let mut stream = agent.subscribe(&topic).await.unwrap();
+        let payloads = [4_096, 3, 0, 4_095, 4_097, 9_000, 20, 70_000, 5_000, 1].map(|size: usize| {
+            let bytes = (0..size).map(|at| (at * 31 + size) as u8);
+            bytes.collect::<Vec<_>>()
+        });
+        let published = payloads.iter().map(|payload| agent.publish(&topic, payload.clone()).into_future());
+        let published = within(LIMIT, "all acknowledgements", join_all(published)).await;
+        assert!(published.iter().all(Result::is_ok), "{way}: {published:?}");
+        for payload in &payloads {
+            let message = within(LIMIT, "the echo", stream.recv()).await.unwrap().unwrap();
+            assert!(message.payload() == payload, "{way}: {} instead of {}", message.payload().len(), payload.len());
+        }
+    }
+}
+
+/// A way that takes so many bytes at a time.
+async fn tunnel(width: usize, broker: SocketAddr) -> Result<DuplexStream, Box<dyn std::error::Error + Send + Sync>> {
+    let (near, mut far) = tokio::io::duplex(width);
+    assert!(near.is_write_vectored());
+    let mut broker = TcpStream::connect(broker).await?;
+    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut far, &mut broker).await });
+    Ok(near)
+}
 
 #[cfg(unix)]
 #[tokio::test]

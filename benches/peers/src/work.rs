@@ -67,7 +67,7 @@ impl Work {
             Self::Call { count, size } => Self::Call { count: few(count), size },
             Self::Publish { count, qos, size } => Self::Publish { count: few(count), qos, size },
             Self::Receive { count, size } => Self::Receive { count: few(count), size },
-            Self::ReceiveEach { streams, count } => Self::ReceiveEach { streams, count: few(count).max(streams) },
+            Self::ReceiveEach { streams, count } => Self::ReceiveEach { streams, count: few(count).max(20 * streams) },
             whole @ (Self::CallEach { .. } | Self::Hold { .. }) => whole,
         }
     }

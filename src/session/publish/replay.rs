@@ -1,6 +1,5 @@
 //! What becomes of messages when a connection is lost, and when the next is made.
 
-use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::{Outgoing, Owner, Publishes, Unwritten};
@@ -11,7 +10,7 @@ use crate::session::in_flight::On;
 use crate::session::request::Requests;
 use crate::session::{Entry, Session};
 use crate::telemetry::TARGET;
-use crate::wire::{Codec, Outbound};
+use crate::wire::{Codec, Outbound, Output};
 use crate::{Error, Outcome, QoS};
 
 /// Some brokers answer a message that they do not allow by closing the connection. Nobody waits for a message that was
@@ -40,10 +39,14 @@ impl Session {
     pub(in crate::session) fn suspend_publishes(&mut self, written: u64, now: Instant) {
         self.publishes.repeat.clear();
         self.publishes.repeating = 0;
-        for Unwritten { start, call, .. } in std::mem::take(&mut self.publishes.unwritten) {
+        for Unwritten { start, owner, .. } in std::mem::take(&mut self.publishes.unwritten) {
             let outcome = if start < written { Outcome::Unknown } else { Outcome::NotSent };
             let error = Error::connection("the connection was lost before the message was written");
-            self.publishes.settle(Owner::Call(call), Err(error.with_outcome(outcome)));
+            let error = error.with_outcome(outcome);
+            match owner {
+                Owner::Request(request) => self.refuse_request(request, error, now),
+                owner => self.publishes.settle(owner, Err(error)),
+            }
         }
         self.suspect_first(now);
         // What waits unsent is taken back, or handed over, as its caller chose for times without a connection. What
@@ -79,6 +82,10 @@ impl Session {
     fn suspect_first(&mut self, now: Instant) {
         let Some(id) = self.in_flight.ids(On::Published).next() else { return };
         let Some((_, Entry::Publish(first))) = self.in_flight.get_mut(id) else { return };
+        if first.repeat {
+            // It was not sent on this one.
+            return;
+        }
         let suspicion = &mut self.publishes.suspicion;
         if suspicion.rank != first.rank {
             *suspicion = Suspicion { rank: first.rank, connections: 0 };
@@ -137,7 +144,7 @@ impl Session {
     pub(in crate::session) fn transmit_repeated(
         &mut self,
         codec: &mut Codec,
-        buf: &mut BytesMut,
+        output: &mut Output,
         now: Instant,
     ) -> bool {
         while let Some(&id) = self.publishes.repeat.front() {
@@ -154,6 +161,8 @@ impl Session {
                     let refused = terms.and_then(|terms| terms.check_publish(&outgoing.publish).err());
                     let (owner, qos) = (outgoing.owner, outgoing.publish.qos);
                     if on == On::Published && (refused.is_some() || outgoing.is_over(&self.requests, now)) {
+                        // Nor is it a new message to a broker that has forgotten the session.
+                        outgoing.deadline = Some(now);
                         if let Some(error) = refused {
                             self.give_up(owner, error, now);
                         }
@@ -164,7 +173,7 @@ impl Session {
                         // The broker may hold the identifier, and would take the next message under it for a
                         // repetition. A PUBREL makes it let go without bringing the message once more.
                         self.in_flight.move_to(id, On::Released);
-                        codec.encode(Outbound::PubRel(id), buf);
+                        codec.encode(Outbound::PubRel(id), output);
                         return true;
                     }
                     // MQTT-3.3.1-1: a publish that is sent again carries DUP.
@@ -172,7 +181,7 @@ impl Session {
                         On::Released => Outbound::PubRel(id),
                         _ => outgoing.packet(id, true, now),
                     };
-                    codec.encode(outbound, buf);
+                    codec.encode(outbound, output);
                     self.counters.published().add(u64::from(on == On::Published));
                     return true;
                 }

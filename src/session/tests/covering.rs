@@ -143,3 +143,35 @@ fn without_covering_all_filters_stand_by_themselves() {
     let (_other, sent) = stream(&mut bench, "b", QOS1, Retained::Ignore);
     assert_eq!(names(&sent), ["+ b"]);
 }
+
+#[test]
+fn an_upgrade_that_was_never_answered_is_asked_for_again() {
+    let mut bench = Bench::connected();
+    let (_wide, _) = stream(&mut bench, "s/+", QOS0, Retained::Ignore);
+    let (_narrow, _) = stream(&mut bench, "s/a", QOS1, Retained::Ignore);
+    let mut upgrade = bench.subscribe_within(&["s/+"], QOS1, Retained::Ignore, SECOND);
+    assert_eq!(names(&bench.sent()), ["+ s/+"]);
+    bench.advance(SECOND);
+    assert!(answered(&mut upgrade).unwrap_err().is_timeout());
+    bench.lose_connection();
+    bench.connect(true);
+    assert_eq!(names(&confirm(&mut bench)), ["+ s/+", "- s/a"], "the broker may hold it at the higher QoS");
+}
+
+#[test]
+fn no_filter_relies_on_one_that_relies_on_another() {
+    let mut bench = Bench::connected();
+    let (_middle, _) = stream(&mut bench, "s/+", QOS1, Retained::Ignore);
+    let (_narrow, sent) = stream(&mut bench, "s/a", QOS1, Retained::Ignore);
+    assert_eq!(sent, []);
+    let _wide = bench.subscribe_as(&["#"], QOS1, Retained::Ignore);
+    let sent = bench.sent();
+    let [Sent::Subscribe(id, _)] = &sent[..] else { panic!("{sent:?}") };
+    let mut higher = bench.subscribe_as(&["s/a"], QOS2, Retained::Ignore);
+    bench.grant(*id, &[QOS1]);
+    bench.session.subscriptions.assert_covers();
+    assert_eq!(names(&confirm(&mut bench)), ["+ s/a", "- s/+"]);
+    let mut higher = answered(&mut higher).unwrap();
+    bench.receive_publish("s/a", "x", QOS2, 1);
+    assert_eq!(taken(&mut higher), ["x"]);
+}

@@ -434,3 +434,68 @@ fn properties_that_nobody_asked_for_by_name_are_left_out_where_the_version_has_n
     bench.receive(puback(1));
     answered(&mut receiver).unwrap();
 }
+
+#[test]
+fn a_copy_for_a_plain_filter_reaches_a_subscriber_that_has_a_shared_one_too() {
+    for filters in [["$share/g/a", "a"], ["a", "$share/g/a"]] {
+        let mut bench = Bench::connected();
+        let mut feed = bench.subscribe(&filters);
+        bench.grant_all();
+        let mut feed = answered(&mut feed).unwrap();
+        let shared = 1 + filters.iter().position(|filter| filter.starts_with('$')).unwrap();
+        // What another member of the group got comes by the plain filter only.
+        for (identifier, payload) in [(3 - shared, "one"), (3 - shared, "two"), (shared, "two")] {
+            let (topic, subscriptions) = (Topic::new("a").unwrap(), vec![identifier]);
+            bench.receive(Inbound::Publish(Incoming { subscriptions, ..plain(topic, payload.into(), QOS0, 0) }));
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| feed.events.try_recv().ok()).collect();
+        let texts: Vec<_> = taken.iter().map(|event| event.as_ref().unwrap().text().unwrap()).collect();
+        assert_eq!(texts, ["one", "two"], "{filters:?}");
+    }
+}
+
+#[test]
+fn no_subscribe_is_larger_than_the_broker_takes() {
+    let mut bench = Bench::new();
+    bench.connect_with(false, |terms| Terms { maximum_packet_size: Some(128), ..terms });
+    let filters: Vec<_> = (0..20).map(|n| format!("devices/{n:02}/state")).collect();
+    let _feeds: Vec<_> = filters.iter().map(|filter| bench.subscribe(&[filter])).collect();
+    let mut too_long = bench.subscribe(&[&"x".repeat(120)]);
+    let before = bench.output.len();
+    let sent = bench.transmit();
+    let asked: usize =
+        sent.iter().map(|packet| if let Sent::Subscribe(_, filters) = packet { filters.len() } else { 0 }).sum();
+    assert_eq!((before, asked), (0, 20));
+    assert!(bench.unwritten.iter().all(|(_, size)| *size <= 128), "{:?}", bench.unwritten);
+    assert!(sent.len() < 6, "as many go into one as fit");
+    assert_eq!(answered(&mut too_long).unwrap_err().kind(), ErrorKind::TooLarge);
+}
+
+#[test]
+fn a_call_does_not_change_how_a_stream_is_subscribed() {
+    let mut bench = Bench::connected();
+    let (reply, mut answer) = Reply::channel();
+    let wish = Wish { no_local: true, ..Wish::new(QOS1, Retained::IfFirst) };
+    let (filters, offline, deadline) = ([Filter::new("r").unwrap()].into(), Offline::Wait, bench.now + LONG);
+    bench.command(Command::Subscribe(Subscribe { filters, wish, capacity: 16, offline, deadline, reply }));
+    bench.grant_all();
+    let _feed = answered(&mut answer).unwrap();
+    let (_, mut call) = bench.request("x", "r");
+    assert_eq!(fails(&mut call), (ErrorKind::InvalidArgument, Outcome::NotSent));
+    assert_eq!(bench.sent(), []);
+}
+
+#[test]
+fn a_qos_2_message_that_was_given_up_is_not_sent_to_a_broker_that_has_forgotten_it() {
+    let mut bench = Bench::connected();
+    let mut large = bench.publish(&"x".repeat(200), QOS2);
+    bench.sent();
+    bench.lose_connection();
+    bench.connect_with(true, |terms| Terms { maximum_packet_size: Some(100), ..terms });
+    assert_eq!(bench.sent(), [Sent::PubRel(1)]);
+    assert_eq!(fails(&mut large), (ErrorKind::TooLarge, Outcome::Unknown));
+    bench.lose_connection();
+    bench.connect(false);
+    assert_eq!(bench.sent(), []);
+    bench.has_nothing();
+}

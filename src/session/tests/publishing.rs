@@ -453,6 +453,23 @@ fn a_message_that_ends_each_connection_is_given_up_and_the_next_gets_through() {
 }
 
 #[test]
+fn a_connection_on_which_a_message_was_not_sent_says_nothing_of_it() {
+    let mut bench = Bench::connected();
+    bench.publish_for(None, "fine".into(), QOS1, Offline::Wait, None);
+    for _ in 0..20 {
+        bench.lose_connection();
+        bench.connect(true);
+    }
+    assert_eq!(payloads(&bench.sent()), ["fine"]);
+    for _ in 0..20 {
+        bench.lose_connection();
+        bench.connect(true);
+    }
+    assert_eq!(payloads(&bench.sent()), ["fine"]);
+    assert_eq!(bench.session.counters.snapshot().given_up, 0);
+}
+
+#[test]
 fn a_line_that_lets_an_acknowledgement_through_now_and_then_loses_nothing() {
     let mut bench = Bench::connected();
     for n in 0..20 {
@@ -460,6 +477,7 @@ fn a_line_that_lets_an_acknowledgement_through_now_and_then_loses_nothing() {
     }
     for id in 1..=20 {
         for _ in 0..9 {
+            bench.sent();
             bench.lose_connection();
             bench.connect(true);
         }

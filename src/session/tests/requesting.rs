@@ -284,3 +284,19 @@ fn a_call_that_is_queued_again_and_expires_leaves_the_queue_counted_right() {
     bench.sent();
     assert_eq!(bench.session.publishes.len(), 0);
 }
+
+#[test]
+fn a_qos_0_request_that_was_not_written_fails_with_its_connection_and_the_next_has_its_turn() {
+    let mut bench = Bench::connected();
+    let at_qos_0 = |request: Request| Request { publish: wire_publish("q", "x".into(), QOS0), ..request };
+    let (_, mut first) = bench.request_with("x", "r", at_qos_0);
+    bench.grant_all();
+    let (_, mut second) = bench.request("y", "r");
+    assert_eq!(bench.transmit().len(), 1);
+    bench.lose_connection();
+    assert_eq!(fails(&mut first), (ErrorKind::Connection, Outcome::NotSent));
+    bench.connect(true);
+    assert_eq!(bench.sent(), [requested("y", 1, false)]);
+    bench.receive_publish("r", "reply", QOS0, 0);
+    assert_eq!(texts(answered(&mut second)), ["reply"]);
+}

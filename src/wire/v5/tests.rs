@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::{Ask, Codec};
+use crate::wire::{Ask, Codec, Output};
 use crate::{ErrorKind, Filter};
 
 fn decode_all(bytes: &[u8]) -> Result<Vec<Inbound>, Error> {
@@ -21,9 +21,9 @@ fn decode_one(bytes: &[u8]) -> Inbound {
 }
 
 fn encoded(outbound: Outbound<'_>) -> BytesMut {
-    let mut buf = BytesMut::new();
-    encode(outbound, &mut Assigned::default(), &mut BytesMut::new(), &mut buf);
-    buf
+    let mut output = Output::new(true);
+    encode(outbound, &mut Assigned::default(), &mut BytesMut::new(), &mut output);
+    output.to_bytes()
 }
 
 fn reason(code: u8, text: &str) -> Reason {
@@ -237,10 +237,10 @@ fn topics_that_come_again_go_by_their_alias() {
     codec.known = Known::new(1);
     let lengths: Vec<_> = (0..3)
         .map(|_| {
-            let mut buf = BytesMut::new();
+            let mut output = Output::new(true);
             let outbound = Outbound::Publish { publish: &publish, id: 0, dup: false, expiry: None };
-            encode(outbound, &mut aliases, &mut BytesMut::new(), &mut buf);
-            let length = buf.len();
+            encode(outbound, &mut aliases, &mut BytesMut::new(), &mut output);
+            let (length, mut buf) = (output.len(), output.to_bytes());
             let Ok(Some(Inbound::Publish(incoming))) = codec.decode(&mut buf) else { panic!("no publish") };
             assert_eq!(incoming.topic.as_str(), "devices/42");
             length
