@@ -178,6 +178,7 @@ mod reconnect;
 mod request;
 mod router;
 pub mod rpc;
+mod runtime;
 mod serve;
 mod session;
 mod siblings;

@@ -108,6 +108,12 @@ pub(super) fn connack_reason(code: u8) -> ReasonCode {
     }
 }
 
+/// The other way round; what has no return code is "server unavailable".
+#[cfg(feature = "testing")]
+pub(super) fn connack_code(reason: ReasonCode) -> u8 {
+    (0..=5).find(|code| connack_reason(*code) == reason).unwrap_or(3)
+}
+
 /// Whether it is a PUBACK, PUBREC, PUBREL or PUBCOMP.
 pub(super) fn is_ack(frame: Frame) -> bool {
     matches!(frame.kind(), 4..=7)

@@ -16,7 +16,11 @@ use super::{
 use crate::properties::Properties;
 use crate::reason::{Reason, ReasonCode};
 use crate::terms::{Terms, Version};
-use crate::{Error, QoS, Topic};
+use crate::{Error, QoS};
+
+mod properties;
+
+use properties::Fields;
 
 pub(super) fn encode_connect(connect: &Connect<'_>, buf: &mut BytesMut) {
     let (method, data) = match &connect.authentication {
@@ -126,8 +130,11 @@ fn write_properties(publish: &Publish, expiry: Option<u32>, sending: &Sending, b
     if properties.is_none() && alias.is_none() && expiry.is_none() {
         return buf.put_u8(0);
     }
-    let properties = properties.unwrap_or(Properties::NONE);
-    let fields = v5::PublishProperties {
+    written(&fields(properties.unwrap_or(Properties::NONE), expiry, alias).write(buf));
+}
+
+pub(super) fn fields(properties: &Properties, expiry: Option<u32>, alias: Option<u16>) -> v5::PublishProperties {
+    v5::PublishProperties {
         payload_format_indicator: properties.payload_is_utf8.then_some(1),
         message_expiry_interval: expiry,
         topic_alias: alias,
@@ -136,8 +143,7 @@ fn write_properties(publish: &Publish, expiry: Option<u32>, sending: &Sending, b
         user_properties: properties.user_properties.clone(),
         subscription_identifiers: Vec::new(),
         content_type: properties.content_type.clone(),
-    };
-    written(&fields.write(buf));
+    }
 }
 
 /// The codec cannot name the reason, nor count its own lengths: by hand, but for the properties.
@@ -333,34 +339,18 @@ fn translate_connack(ack: v5::ConnAck) -> Result<ConnAck, Error> {
 }
 
 fn translate_publish(mut publish: Raw, aliases: &mut Known) -> Result<Incoming, Error> {
-    let properties = v5::PublishProperties::read(&mut publish.payload).map_err(malformed)?;
-    let Some(mut properties) = properties else {
+    let Some(Fields { properties, alias, subscriptions }) = properties::take(&mut publish.payload)? else {
         let topic = publish.take_topic()?;
         return Ok(publish.into_incoming(topic, None, Vec::new()));
     };
-    let topic = match (publish.topic.is_empty(), properties.topic_alias.take()) {
+    let topic = match (publish.topic.is_empty(), alias) {
         (true, Some(alias)) => aliases.resolve(alias, None)?,
         (false, Some(alias)) => aliases.resolve(alias, Some(publish.take_topic()?))?,
         (_, None) => publish.take_topic()?,
     };
-    let subscriptions = std::mem::take(&mut properties.subscription_identifiers);
-    Ok(publish.into_incoming(topic, translate_properties(properties), subscriptions))
-}
-
-/// None where there is nothing for the application.
-fn translate_properties(properties: v5::PublishProperties) -> Option<Box<Properties>> {
-    let expiry = properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into()));
-    let properties = Properties {
-        message_expiry: expiry,
-        content_type: properties.content_type,
-        payload_is_utf8: properties.payload_format_indicator == Some(1),
-        // One that is not valid is nothing to answer to. It comes from another client, which must not be able to end
-        // this one's connection.
-        response_topic: properties.response_topic.and_then(|topic| Topic::new(topic).ok()),
-        correlation_data: properties.correlation_data,
-        user_properties: properties.user_properties,
-    };
-    (!properties.is_empty()).then(|| Box::new(properties))
+    // None where there is nothing for the application.
+    let properties = (!properties.is_empty()).then(|| Box::new(properties));
+    Ok(publish.into_incoming(topic, properties, subscriptions))
 }
 
 fn to_wire(qos: QoS) -> WireQoS {
