@@ -227,7 +227,8 @@ impl Handshake<'_> {
             will_delay: options.last_will.as_ref().map_or(0, LastWill::delay_seconds),
             session_expiry: options.session_expiry_seconds(),
             receive_maximum: options.mqtt5.receive_maximum(),
-            maximum_packet_size: u32::try_from(options.max_packet_size).unwrap_or(u32::MAX),
+            // It counts the fixed header, of at most 5 bytes, too (MQTT 5, section 3.1.2.11.4).
+            maximum_packet_size: u32::try_from(options.max_packet_size.saturating_add(5)).unwrap_or(u32::MAX),
             topic_alias_maximum: options.mqtt5.topic_alias_maximum(),
             request_response_information: options.mqtt5.request_response_information(),
             user_properties: &options.mqtt5.user_properties,

@@ -160,6 +160,7 @@ mod connection;
 mod dial;
 mod error;
 mod events;
+mod field;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;

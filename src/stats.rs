@@ -111,7 +111,8 @@ counters! {
     total received,
     /// Received messages that no subscriber wanted.
     total unclaimed,
-    /// Messages over `max_packet_size`, acknowledged and thrown away.
+    /// Messages over `max_packet_size`, acknowledged and thrown away. With MQTT 5 the broker knows the limit and keeps
+    /// them back, uncounted.
     total oversized,
     /// Messages that streams lost because they were not taken in time.
     total lagged,

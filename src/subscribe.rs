@@ -20,7 +20,7 @@ use crate::options::{check_capacity, Offline};
 use crate::runtime::Runtime;
 use crate::siblings::{self, Opened, Sibling};
 use crate::stats::Counters;
-use crate::{Error, Filter, Message, QoS, Version};
+use crate::{Error, Filter, Message, QoS};
 
 mod into_filters;
 
@@ -222,7 +222,7 @@ impl Subscribe {
 
     fn check_wish(&self, filters: &[Filter]) -> Result<(), Error> {
         let Wish { retained, no_local, retain_as_published, .. } = self.wish;
-        if (no_local || retain_as_published) && matches!(self.agent.options().version, Version::V31 | Version::V311) {
+        if (no_local || retain_as_published) && !self.agent.options().version.may_be_5() {
             let what = "no_local and retain_as_published belong to MQTT 5: set Options::version";
             return Err(Error::unsupported(what));
         }

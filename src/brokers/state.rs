@@ -16,6 +16,7 @@ use crate::{Error, State};
 
 /// The state of every broker of a registry, and a way to wait for a change; made by
 /// [`Brokers::state`](crate::Brokers::state).
+#[must_use = "it does nothing but tell"]
 pub struct BrokersState {
     registry: Weak<Registry>,
     changes: WatchStream<()>,

@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 
 use super::settings::Settings;
 use super::{LastWill, Options};
-use crate::{Error, QoS};
+use crate::Error;
 
 /// With the feature `serde`. The names are those of the setters and of [`Options::from_url`], and `url` or else `host`,
 /// `port` and `tls`; `username` and `password` or `password_file`; a table `last_will` with `topic`, `payload`, `qos` (0,
@@ -62,9 +62,9 @@ fn last_will(mut table: BTreeMap<String, String>) -> Result<LastWill, Error> {
     for (name, value) in table {
         let refuse = || Error::invalid_options(format!("last_will: {name} cannot be {value:?}"));
         will = match (name.as_str(), value.as_str()) {
-            ("qos", "0") => will.qos(QoS::AtMostOnce),
-            ("qos", "1") => will.qos(QoS::AtLeastOnce),
-            ("qos", "2") => will.qos(QoS::ExactlyOnce),
+            ("qos", value) => {
+                will.qos(value.parse().ok().and_then(|number: u8| number.try_into().ok()).ok_or_else(refuse)?)
+            }
             ("retain", value) => will.retain(value.parse().map_err(|_| refuse())?),
             _ => return Err(refuse()),
         };
@@ -138,6 +138,7 @@ mod tests {
     use super::*;
     use crate::options::Credentials;
     use crate::transport::Pem;
+    use crate::QoS;
     use std::time::Duration;
 
     #[test]

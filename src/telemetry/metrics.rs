@@ -13,6 +13,7 @@ use crate::{Agent, Histogram, State, Stats};
 
 /// Hands what [`Agent::stats`] tells to the recorder of the [`metrics`] facade; made by [`Agent::metrics`]. It does not
 /// keep the agent alive.
+#[must_use = "nothing is handed over until it is told to record"]
 pub struct Metrics {
     labels: Vec<Label>,
     counters: Arc<Counters>,
