@@ -197,7 +197,9 @@ impl Publish {
     ///
     /// [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull) when there is no room for it,
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end,
-    /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic) and
+    /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic),
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument),
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) (properties before MQTT 5) and
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) for a message that cannot be sent.
     pub fn try_send(self) -> Result<(), Error> {
         let offline = self.offline;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mqtt_agent::{
-    Agent, Delivery, ErrorKind, LastWill, Options, Outcome, QoS, ReasonCode, Retained, Subscription, Topic, Version,
+    Agent, Delivery, ErrorKind, LastWill, Options, Outcome, QoS, ReasonCode, Retained, Subscription, Version,
 };
 use rumqttc::mqttbytes::v4::SubscribeReasonCode;
 
