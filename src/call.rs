@@ -121,8 +121,10 @@ impl<T> Call<T> {
             Err(TrySendError::Closed(_)) => Stage::Refused(Error::closed()),
             Err(TrySendError::Full(command)) => {
                 let commands = shared.lanes.commands.clone();
+                let sending = async move { commands.send(command).await };
+                let sending = shared.runtime.timed(|| timeout_at(deadline, sending));
                 let sending = async move {
-                    match timeout_at(deadline, commands.send(command)).await {
+                    match sending.await {
                         Ok(Ok(())) => Ok(()),
                         Ok(Err(_)) => Err(Error::closed()),
                         Err(_) => Err(Error::timeout("the agent could not take the call before its deadline")),

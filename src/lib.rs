@@ -177,6 +177,7 @@ mod reconnect;
 mod request;
 mod router;
 pub mod rpc;
+mod runtime;
 mod serve;
 mod session;
 mod siblings;

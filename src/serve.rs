@@ -190,8 +190,9 @@ impl Serve {
         let subscription = subscribe.timeout(self.timeout).await?;
         let counters = Arc::new(Counters::default());
         let (stop, stops) = oneshot::channel();
+        let runtime = self.agent.runtime().clone();
         let server = Server::new(self.agent, subscription, pattern, setup, self.capacity, counters.clone(), stops);
-        tokio::spawn(server.run(self.timeout));
+        runtime.spawn(server.run(self.timeout));
         Ok(Service { stop, counters })
     }
 }
@@ -256,6 +257,8 @@ pub struct ServiceStats {
 impl Service {
     /// Takes no new requests, lets the handlers that run finish for at most `timeout`, and returns how many did not:
     /// these were aborted. What they, and the requests that waited for a handler, were asked is answered with an error.
+    /// Where there is a connection, it also waits, within the same time, until the broker has confirmed that it sends no
+    /// more of them (UNSUBACK).
     ///
     /// # Cancel safety
     ///

@@ -6,11 +6,11 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, Instant, Sleep};
@@ -40,6 +40,8 @@ pub(super) struct Server {
     counters: Arc<Counters>,
     stops: oneshot::Receiver<Stop>,
     stopping: Option<Stopping>,
+    /// Until the broker has confirmed that no more will come.
+    leaving: Option<BoxFuture<'static, ()>>,
     timeout: Duration,
 }
 
@@ -95,6 +97,7 @@ impl Server {
             counters,
             stops,
             stopping: None,
+            leaving: None,
             timeout: Duration::ZERO,
         }
     }
@@ -125,7 +128,8 @@ impl Server {
             progress |= self.poll_requests(cx);
             progress |= self.start_waiting();
             self.counters.hold(self.running.len(), self.waiting.len());
-            if self.subscription.is_none() && self.running.is_empty() {
+            let has_left = self.subscription.is_none() && self.poll_leaving(cx).is_ready();
+            if has_left && self.running.is_empty() {
                 return Poll::Ready(());
             }
             if !progress {
@@ -141,7 +145,9 @@ impl Server {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(Stop { until, reply })) => {
-                    self.subscription = None;
+                    // Those that came before are told as well.
+                    self.poll_requests(cx);
+                    self.leave();
                     self.refuse_waiting();
                     self.stopping = Some(Stopping { timer: Box::pin(sleep_until(until)), reply });
                 }
@@ -151,6 +157,20 @@ impl Server {
             Some(stopping) => stopping.timer.as_mut().poll(cx),
             None => Poll::Pending,
         }
+    }
+
+    /// Gives the filter up. Without a connection nobody can confirm that.
+    fn leave(&mut self) {
+        let subscription = self.subscription.take().filter(|_| self.agent.is_connected());
+        self.leaving = subscription.map(|subscription| subscription.unsubscribe().map(drop).boxed());
+    }
+
+    fn poll_leaving(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(leaving) = &mut self.leaving {
+            ready!(leaving.as_mut().poll(cx));
+            self.leaving = None;
+        }
+        Poll::Ready(())
     }
 
     fn poll_requests(&mut self, cx: &mut Context<'_>) -> bool {
