@@ -398,7 +398,8 @@ impl Agent {
     /// What a handler returns is sent, also an error: on MQTT 5 with the user property `error` (and `error-code`), so
     /// that [`request`](Self::request) fails with [`ErrorKind::Remote`](crate::ErrorKind::Remote); its payload is the
     /// text, or what [`Serve::error_payload`] makes of it. A handler that panics answers so, one that is aborted too, and
-    /// the service goes on. A request that comes twice is handled once, and answered twice.
+    /// the service goes on. A request that comes twice is handled once: answered again if the first was, else
+    /// by the one answer that is on its way.
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {

@@ -129,9 +129,16 @@ impl<'de> Visitor<'de> for AnyValue {
                 Value::Table(_) => return Err(A::Error::custom(format!("{name} cannot be a table"))),
             }
         }
-        Ok(Value::Table(table))
+        Ok(match table.remove(NUMBER) {
+            Some(number) => Value::Text(number),
+            None => Value::Table(table),
+        })
     }
 }
+
+/// The only name in the table as which `serde_json` hands over a number, as soon as any crate of a program has asked it
+/// for arbitrary precision.
+const NUMBER: &str = "$serde_json::private::Number";
 
 #[cfg(test)]
 mod tests {

@@ -145,7 +145,7 @@ impl Server {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(Stop { until, reply })) => {
-                    // Those that came before are told as well.
+                    // Those that came before are handled where there is room, and else told.
                     self.poll_requests(cx);
                     self.leave();
                     self.refuse_waiting();
