@@ -35,6 +35,13 @@ fn every_page_with_rust_in_it_is_compiled() {
     }
 }
 
+#[test]
+fn the_tests_that_the_manual_shows_are_run() {
+    let page = fs::read_to_string(root().join("docs/manual/testing.md")).unwrap();
+    let (_, run) = include_str!("it/manual.rs").split_once("\n\n").unwrap();
+    assert!(page.contains(&format!("```rust,no_run\n{run}```\n")), "tests/it/manual.rs is not what the page shows");
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
