@@ -55,6 +55,11 @@ macro_rules! counters {
             pub(crate) fn and(self, other: Self) -> Self {
                 Self { $($name: self.$name + other.$name,)* ..self }
             }
+
+            /// What remains of them when the one who counted is gone: it holds nothing any more.
+            pub(crate) fn totals(self) -> Self {
+                Self { $($name: total!($kind self.$name),)* ..self }
+            }
         }
     };
 }
@@ -85,6 +90,15 @@ macro_rules! measure {
     };
     (now $value:expr) => {
         Value::Now($value)
+    };
+}
+
+macro_rules! total {
+    (total $value:expr) => {
+        $value
+    };
+    (now $value:expr) => {
+        0
     };
 }
 

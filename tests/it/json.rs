@@ -2,7 +2,7 @@
 
 use std::future::IntoFuture;
 
-use mqtt_agent::{Agent, ErrorKind, Outcome, Json};
+use mqtt_agent::{Agent, ErrorKind, Json, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::script::*;

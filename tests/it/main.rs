@@ -21,6 +21,8 @@ mod global;
 mod json;
 mod manual;
 mod many;
+mod memory;
+mod outside;
 mod publish;
 mod replies;
 mod request;
