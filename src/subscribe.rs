@@ -80,9 +80,11 @@ impl Retained {
 /// let mut jobs = agent.subscribe("jobs/#").acks(Acks::Manual).await?;
 /// while let Some(job) = jobs.recv().await {
 ///     let job = job?;
-///     if work(&job).await.is_ok() {
-///         job.ack();
+///     if work(&job).await.is_err() {
+///         // Not acknowledged, it would hold up those behind it.
+///         agent.publish("failed-jobs", job.payload().clone()).await?;
 ///     }
+///     job.ack();
 /// }
 /// # Ok(())
 /// # }
