@@ -106,6 +106,7 @@ async fn serve(listen: SocketAddr, service: Service, has_sandbox: bool) -> std::
             println!(
                 "     curl --json '{{\"devices\":[\"lamp-1\",\"mute\"],\"body\":1}}' http://{address}/devices/rpc"
             );
+            println!("     (takes 10 s, for the device `mute` does not answer)");
         }
     }
     let server = server.run();
@@ -209,7 +210,11 @@ async fn events(service: Data<Service>, id: Path<String>) -> Result<HttpResponse
     let events = service.agent.subscribe(topic).await?;
     let events = events.map(|item| match item {
         Ok(message) => event("message", &json!({ "topic": message.topic().as_str(), "payload": text(&message) })),
-        Err(gap) => event("lagged", &json!({ "lost": gap.lagged(), "detail": gap.to_string() })),
+        Err(error) => match error.lagged() {
+            Some(lost) => event("lagged", &json!({ "lost": lost })),
+            // Such as a broker that does not let us follow the device any more.
+            None => event("problem", &json!(error.problem())),
+        },
     });
     // A comment now and then, so that proxies keep the connection and a client that is gone is noticed.
     let keep_alive = IntervalStream::new(interval(KEEP_ALIVE)).map(|_| Bytes::from_static(b":\n\n"));

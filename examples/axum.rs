@@ -80,6 +80,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("try: curl -d ping http://{address}/devices/lamp-1/rpc");
         println!("     curl -N http://{address}/devices/lamp-1/events");
         println!("     curl --json '{{\"devices\":[\"lamp-1\",\"mute\"],\"body\":1}}' http://{address}/devices/rpc");
+        println!("     (takes 10 s, for the device `mute` does not answer)");
     }
     serve(listener, Service { agent: agent.clone(), stop }).await?;
 
@@ -169,7 +170,11 @@ async fn events(State(service): State<Service>, Path(id): Path<String>) -> Resul
     let events = service.agent.subscribe(topic).await?;
     let events = events.map(|item| match item {
         Ok(message) => event("message", &json!({ "topic": message.topic().as_str(), "payload": text(&message) })),
-        Err(gap) => event("lagged", &json!({ "lost": gap.lagged(), "detail": gap.to_string() })),
+        Err(error) => match error.lagged() {
+            Some(lost) => event("lagged", &json!({ "lost": lost })),
+            // Such as a broker that does not let us follow the device any more.
+            None => event("problem", &json!(error.problem())),
+        },
     });
     Ok(Sse::new(events.take_until(service.stop)).keep_alive(KeepAlive::default()))
 }

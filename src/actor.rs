@@ -16,7 +16,7 @@ use crate::command::{Command, Notice, Reply};
 use crate::connection::Connection;
 use crate::dial::{Dialed, Dialer};
 use crate::options::{Options, FAR};
-use crate::reconnect::Lost;
+use crate::reconnect::{Lost, SHORTEST_DELAY};
 use crate::session::Session;
 use crate::state::State;
 use crate::stats::Counters;
@@ -75,8 +75,6 @@ const BATCH: usize = 256;
 /// Packets handled before subscribers get their turn: as many as a Tokio task takes from a channel in one turn, so that
 /// one that keeps up loses nothing, however many tasks share a thread.
 const PACKETS: usize = 128;
-/// Between two attempts to connect, whatever the policy says: without a pause a broker that refuses is flooded.
-const SHORTEST_DELAY: Duration = Duration::from_millis(10);
 /// How long a peer may hold up the end of the byte stream.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 /// Turns before other tasks get theirs.

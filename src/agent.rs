@@ -87,10 +87,15 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions) before anything is dialled,
+    /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions) before anything is dialled, or for a file that
+    /// cannot be used; [`ErrorKind::NoRuntime`](crate::ErrorKind::NoRuntime) outside of a Tokio runtime.
     /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) with the broker's reason,
     /// [`ErrorKind::Connection`](crate::ErrorKind::Connection) if it cannot be reached,
-    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) after the [`connect_timeout`](Options::connect_timeout). The
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) after the [`connect_timeout`](Options::connect_timeout). On the
+    /// way to it [`Tls`](crate::ErrorKind::Tls), [`WebSocket`](crate::ErrorKind::WebSocket) and
+    /// [`Proxy`](crate::ErrorKind::Proxy), each with a text that says what to do;
+    /// [`Authentication`](crate::ErrorKind::Authentication) where an exchange fails
+    /// ([`Options::authentication`]), and [`Protocol`](crate::ErrorKind::Protocol) where what answers is no broker. The
     /// first failure is returned; only [`connect_lazy`](Self::connect_lazy) tries again.
     pub async fn connect<O>(options: O) -> Result<Self, Error>
     where
@@ -176,7 +181,10 @@ impl Agent {
     /// # Errors
     ///
     /// [`Error::outcome`] tells whether it is safe to try again. Kinds:
-    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic), [`TooLarge`](crate::ErrorKind::TooLarge),
+    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic), [`InvalidArgument`](crate::ErrorKind::InvalidArgument) (a
+    /// property that does not fit its field, a value that cannot be written as JSON),
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) (properties before MQTT 5, a QoS or a retained message that this
+    /// broker does not take), [`TooLarge`](crate::ErrorKind::TooLarge),
     /// [`PublishRefused`](crate::ErrorKind::PublishRefused), [`Timeout`](crate::ErrorKind::Timeout),
     /// [`Offline`](crate::ErrorKind::Offline), [`QueueFull`](crate::ErrorKind::QueueFull) (only with
     /// [`Offline::Queue`](crate::Offline::Queue)), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before it
@@ -243,13 +251,17 @@ impl Agent {
     /// identifier that another subscription has), [`ErrorKind::Refused`](crate::ErrorKind::Refused) if it is to have a
     /// session of its own ([`acks`](Subscribe::acks)) and the broker refuses that,
     /// [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) naming the filter, whereupon the others are
-    /// given up too, [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), [`ErrorKind::Offline`](crate::ErrorKind::Offline),
+    /// given up too, [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) (a setting before MQTT 5, wildcards or
+    /// `$share` with a broker that has none), [`ErrorKind::Timeout`](crate::ErrorKind::Timeout),
+    /// [`ErrorKind::Offline`](crate::ErrorKind::Offline),
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
     pub fn subscribe(&self, filters: impl IntoFilters) -> Subscribe {
         Subscribe::new(self.clone(), filters.into_filters())
     }
 
     /// Subscribes, waits for `count` messages or until `timeout` has passed, and unsubscribes.
+    ///
+    /// Without a connection it does what its [`offline`](Collect::offline) says; one that is lost later does not end it.
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
@@ -375,15 +387,19 @@ impl Agent {
     /// [`IncomingRequest::param`](crate::IncomingRequest::param) has the `id`; `{rest#}` as the last level takes all that
     /// follows. With `$share/<group>/…` each request goes to one of the services of the group.
     ///
-    /// Awaited, it returns when the broker has confirmed the filter (SUBACK). Requests are then handled in tasks of
-    /// their own on this Tokio runtime (the agent's, outside of one), [`concurrency`](Serve::concurrency) at a time; a request whose message expiry
-    /// passed while it waited is not handled. The service is a handle: the agent does not end by itself while it runs, and
-    /// is drained after its services were stopped, so that their last answers are sent.
+    /// Awaited, it returns when the broker has confirmed the filter (SUBACK). Requests are then handled in tasks of their
+    /// own on this Tokio runtime (the agent's, outside of one), [`concurrency`](Serve::concurrency) at a time; a request
+    /// whose message expiry passed while it waited is not handled. The service is a handle: the agent does not end by
+    /// itself while it runs, and is drained after its services were stopped, so that their last answers are sent.
+    ///
+    /// Without a connection it does what the agent's [`offline`](Options::offline) says. A service that runs outlives a
+    /// connection, and goes on with the next.
     ///
     /// What a handler returns is sent, also an error: on MQTT 5 with the user property `error` (and `error-code`), so
     /// that [`request`](Self::request) fails with [`ErrorKind::Remote`](crate::ErrorKind::Remote); its payload is the
     /// text, or what [`Serve::error_payload`] makes of it. A handler that panics answers so, one that is aborted too, and
-    /// the service goes on. A request that comes twice is handled once, and answered twice.
+    /// the service goes on. A request that comes twice is handled once: answered again if the first was, else
+    /// by the one answer that is on its way.
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
@@ -469,7 +485,7 @@ impl Agent {
     ///
     /// # Cancel safety
     ///
-    /// Dropping this does not stop the end.
+    /// Dropping this does not stop the end, once it was polled.
     ///
     /// # Errors
     ///
@@ -482,7 +498,7 @@ impl Agent {
     ///
     /// # Cancel safety
     ///
-    /// Dropping this does not stop the end.
+    /// Dropping this does not stop the end, once it was polled.
     pub async fn close(&self) {
         // Only an agent that has ended answers with an error.
         let _ = self.end(None).await;

@@ -73,7 +73,16 @@ impl<T> Call<T> {
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
-        let answer = ready!(self.poll_answer(cx));
+        self.poll_judged(cx, Ok)
+    }
+
+    /// As `poll`, where the answer may turn out to be a failure of the call: its span tells of that too.
+    pub(crate) fn poll_judged<U>(
+        &mut self,
+        cx: &mut Context<'_>,
+        judge: impl FnOnce(T) -> Result<U, Error>,
+    ) -> Poll<Result<U, Error>> {
+        let answer = ready!(self.poll_answer(cx)).and_then(judge);
         telemetry::finish(&mut self.span, &answer);
         Poll::Ready(answer)
     }

@@ -5,7 +5,7 @@ use std::pin::{pin, Pin};
 use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -28,11 +28,13 @@ pub(crate) struct Connection {
     unflushed: bool,
     /// The size of the next block to read into.
     block: usize,
+    /// Whether the block under `input` is not to be used again, because it is larger than that of small packets may be.
+    is_large: bool,
 }
 
 /// The blocks that reads go into; a message that is kept keeps the block it was read into.
 const READ_BLOCK: usize = 8 * 1024;
-/// What the blocks grow to while reads fill them.
+/// What the blocks grow to while reads fill them. A larger packet has a block of its own.
 const READ_BURST: usize = 64 * 1024;
 /// The most that one write is made of; what is behind them goes with the next.
 const SLICES: usize = 32;
@@ -42,12 +44,10 @@ const TLS_ALERT: [u8; 2] = [21, 3];
 impl Connection {
     /// Reads what is there into `input`; the number of bytes, never zero.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
-        if self.input.capacity() - self.input.len() < self.block / 4 {
-            self.input.reserve(self.block);
-        }
-        let space = self.input.capacity() - self.input.len();
+        let space = self.make_room();
+        let mut input = (&mut self.input).limit(space);
         // `read_buf` keeps nothing between polls, so a fresh one each time loses nothing.
-        let read = pin!(self.stream.read_buf(&mut self.input));
+        let read = pin!(self.stream.read_buf(&mut input));
         match ready!(std::future::Future::poll(read, cx)) {
             Ok(0) => Poll::Ready(Err(closed())),
             Ok(bytes) => {
@@ -61,6 +61,35 @@ impl Connection {
             }
             Err(error) => Poll::Ready(Err(lost(error))),
         }
+    }
+
+    /// Makes room in `input`; how much of it the next read may fill. A large packet is read to its end and not beyond, so
+    /// that no small one keeps its block.
+    fn make_room(&mut self) -> usize {
+        let held = self.input.len();
+        let missing = self.codec.missing(&self.input);
+        let room = self.input.capacity() - held;
+        let packet = held + missing;
+        if packet > READ_BURST {
+            if room < missing.min(READ_BLOCK) {
+                // As it comes, not as it is announced.
+                self.renew_block(packet.min(held + held.max(READ_BURST)));
+                self.is_large = true;
+            }
+            return missing.min(self.input.capacity() - held);
+        }
+        let block = self.block.max(packet);
+        if self.is_large || room < self.block / 4 && !self.input.try_reclaim(block - held) {
+            self.renew_block(block);
+            self.is_large = false;
+        }
+        self.input.capacity() - held
+    }
+
+    fn renew_block(&mut self, size: usize) {
+        let mut block = BytesMut::with_capacity(size);
+        block.extend_from_slice(&self.input);
+        self.input = block;
     }
 
     /// Writes what `output` holds, as far as the peer takes it; the number of bytes, never zero.
@@ -198,7 +227,8 @@ impl Handshake<'_> {
             will_delay: options.last_will.as_ref().map_or(0, LastWill::delay_seconds),
             session_expiry: options.session_expiry_seconds(),
             receive_maximum: options.mqtt5.receive_maximum(),
-            maximum_packet_size: u32::try_from(options.max_packet_size).unwrap_or(u32::MAX),
+            // It counts the fixed header, of at most 5 bytes, too (MQTT 5, section 3.1.2.11.4).
+            maximum_packet_size: u32::try_from(options.max_packet_size.saturating_add(5)).unwrap_or(u32::MAX),
             topic_alias_maximum: options.mqtt5.topic_alias_maximum(),
             request_response_information: options.mqtt5.request_response_information(),
             user_properties: &options.mqtt5.user_properties,
@@ -226,7 +256,10 @@ impl Handshake<'_> {
         }
         let terms = Arc::new(terms);
         let output = Output::new(stream.is_write_vectored());
-        Ok(Connection { stream, codec, session_present, terms, input, output, unflushed: false, block: READ_BLOCK })
+        let (unflushed, block) = (false, READ_BLOCK);
+        // A CONNACK can be large.
+        let is_large = true;
+        Ok(Connection { stream, codec, session_present, terms, input, output, unflushed, block, is_large })
     }
 }
 
@@ -262,8 +295,8 @@ impl Peer {
     }
 }
 
-/// Whether a handshake ended in one of the ways in which brokers answer a version that they do not speak: they say so, or
-/// close the connection without a word (MQTT-3.1.2-2 of 3.1.1 allows both).
+/// Whether a handshake ended in one of the ways in which brokers answer a version that they do not speak: they say so, as
+/// MQTT-3.1.2-2 of 3.1.1 demands, or close the connection without a word, which MQTT-3.1.2-2 of MQTT 5 allows too.
 fn may_not_know_v5(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Refused(Refusal::UnacceptableProtocolVersion) | ErrorKind::Connection)
 }

@@ -27,7 +27,8 @@ impl Histogram {
     }
 
     /// The time within which so many of a hundred ended, rounded up to the end of its bucket: at most twice as long as it
-    /// was. None if it never happened.
+    /// was, or a microsecond. What took longer than 35 minutes is in the last bucket, and counts as what that ends with. None
+    /// if it never happened, or if `percent` is not a number.
     ///
     /// ```no_run
     /// # fn example(agent: mqtt_agent::Agent) {
@@ -44,7 +45,8 @@ impl Histogram {
         })
     }
 
-    /// Each bucket's upper end, which it does not reach, and how many times that took.
+    /// Each bucket's upper end, and how many times took less than that and no less than the end of the one before; the last
+    /// one, which ends with 35 minutes, has all that took longer too.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
         self.buckets.iter().enumerate().map(|(bucket, count)| (Duration::from_micros(1 << bucket), *count))
     }
@@ -104,7 +106,10 @@ mod tests {
             assert!(took < end && took >= end / 2, "{took:?} {end:?}");
         }
         assert_eq!(histogram(&[Duration::ZERO]).percentile(100.0), Some(Duration::from_micros(1)));
-        assert_eq!(histogram(&[Duration::MAX; 2]).count(), 2);
+        let longest = histogram(&[Duration::MAX; 2]);
+        assert_eq!((longest.count(), longest.percentile(50.0)), (2, longest.buckets().last().map(|(end, _)| end)));
+        assert_eq!(longest.percentile(50.0).unwrap().as_secs() / 60, 35);
+        assert_eq!(longest.percentile(f64::NAN), None);
     }
 
     #[test]

@@ -160,6 +160,7 @@ mod connection;
 mod dial;
 mod error;
 mod events;
+mod field;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -207,7 +208,7 @@ pub use publish::{Delivery, Publish, PublishFuture};
 pub use reason::ReasonCode;
 pub use reconnect::{Backoff, Lost, ReconnectPolicy};
 pub use request::{Progress, Replies, Request, RequestEach, RequestFuture, RequestMany, RequestManyFuture};
-pub use serve::{IncomingRequest, IntoReply, ReplyBody, Serve, Service, ServiceStats};
+pub use serve::{IncomingRequest, IntoReply, ReplyBody, Serve, ServeFuture, Service, ServiceStats};
 pub use state::State;
 pub use stats::Stats;
 pub use subscribe::{Acks, IntoFilters, Retained, Subscribe, SubscribeFuture, Subscription};

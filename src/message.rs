@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::command::Hold;
 use crate::properties::Properties;
 use crate::wire::Incoming;
-use crate::Topic;
+use crate::{Error, Topic};
 
 /// How hard the protocol tries to deliver a message (MQTT 3.1.1, section 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -22,6 +22,21 @@ pub enum QoS {
     AtLeastOnce = 1,
     /// 2: a handshake of four packets makes it arrive once.
     ExactlyOnce = 2,
+}
+
+/// From the number that the protocol and configuration files write. Above 2 it is an
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
+impl TryFrom<u8> for QoS {
+    type Error = Error;
+
+    fn try_from(number: u8) -> Result<Self, Error> {
+        match number {
+            0 => Ok(Self::AtMostOnce),
+            1 => Ok(Self::AtLeastOnce),
+            2 => Ok(Self::ExactlyOnce),
+            _ => Err(Error::invalid_argument(format!("{number} is no quality of service: it is 0, 1 or 2"))),
+        }
+    }
 }
 
 /// A message that arrived. Cloning it costs a reference count.
@@ -142,5 +157,18 @@ impl fmt::Debug for Message {
             .field("retained", &self.inner.retained)
             .field("duplicate", &self.inner.duplicate)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quality_of_service_is_0_1_or_2() {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            assert_eq!(QoS::try_from(qos as u8).unwrap(), qos);
+        }
+        assert!(QoS::try_from(3).is_err());
     }
 }

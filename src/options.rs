@@ -92,7 +92,7 @@ pub struct Options {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Offline {
     /// Fail at once with [`ErrorKind::Offline`](crate::ErrorKind::Offline), also when the connection is lost before the
@@ -174,8 +174,14 @@ impl Options {
 
     /// User name and password, fixed.
     #[must_use]
-    pub fn credentials(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
-        self.credentials = Credentials::Fixed(Login::new(username, password));
+    pub fn credentials(self, username: impl Into<String>, password: impl Into<String>) -> Self {
+        self.login(Login::new(username, password))
+    }
+
+    /// The same as a [`Login`], which may be a user name alone. Default: none.
+    #[must_use]
+    pub fn login(mut self, login: Login) -> Self {
+        self.credentials = Credentials::Fixed(login);
         self
     }
 
@@ -315,7 +321,8 @@ impl Options {
 
     /// The largest message taken from the broker, in bytes of its packet after the fixed header. A larger one is
     /// acknowledged, thrown away and counted (see [`Stats::oversized`](crate::Stats::oversized)); ending the connection
-    /// instead would make a broker with a persistent session send it again for ever. (A frame of WebSocket has to be held
+    /// instead would make a broker with a persistent session send it again for ever. With MQTT 5 the broker is told, and
+    /// throws larger ones away itself (MQTT-3.1.2-25): then nobody counts them. (A frame of WebSocket has to be held
     /// until it is whole: one of over 1 MiB more than this does end the connection.) Default: 16 MiB.
     #[must_use]
     pub fn max_packet_size(mut self, max_packet_size: usize) -> Self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{Error, Topic};
+use crate::{field, Topic};
 
 /// The properties of a message (MQTT 5, section 3.3.2.3): on a message that arrived by
 /// [`Message::properties`](crate::Message::properties), on one to publish by
@@ -26,6 +26,15 @@ use crate::{Error, Topic};
 /// }
 /// # Ok(())
 /// # }
+/// ```
+///
+/// By themselves, for what takes them as a whole, they begin with none:
+///
+/// ```
+/// use mqtt_agent::{LastWill, Properties};
+///
+/// let properties = Properties::default().with_content_type("text/plain").with_user_property("by", "web-1");
+/// let will = LastWill::new("web/1/state", "gone").properties(properties);
 /// ```
 #[derive(Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -67,22 +76,63 @@ impl Properties {
         self.user_properties.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
     }
 
-    /// Takes over what is not set here.
+    /// With the time for which the message is worth delivering.
+    #[must_use]
+    pub fn with_message_expiry(mut self, message_expiry: Duration) -> Self {
+        self.message_expiry = Some(message_expiry);
+        self
+    }
+
+    /// With what the payload is, as a MIME type.
+    #[must_use]
+    pub fn with_content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.content_type = Some(content_type.into());
+        self
+    }
+
+    /// With the declaration that the payload is UTF-8 text, or without it.
+    #[must_use]
+    pub fn with_payload_is_utf8(mut self, payload_is_utf8: bool) -> Self {
+        self.payload_is_utf8 = payload_is_utf8;
+        self
+    }
+
+    /// With the topic where an answer is awaited.
+    #[must_use]
+    pub fn with_response_topic(mut self, response_topic: Topic) -> Self {
+        self.response_topic = Some(response_topic);
+        self
+    }
+
+    /// With what an answer must carry.
+    #[must_use]
+    pub fn with_correlation_data(mut self, correlation_data: impl Into<Bytes>) -> Self {
+        self.correlation_data = Some(correlation_data.into());
+        self
+    }
+
+    /// With one more name and value for the application.
+    #[must_use]
+    pub fn with_user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.user_properties.push((name.into(), value.into()));
+        self
+    }
+
+    /// Takes over what is not set here, and adds the user properties to those that are.
     pub(crate) fn fill_from(&mut self, other: Self) {
+        self.message_expiry = self.message_expiry.or(other.message_expiry);
         self.content_type = self.content_type.take().or(other.content_type);
+        self.payload_is_utf8 |= other.payload_is_utf8;
+        self.response_topic = self.response_topic.take().or(other.response_topic);
         self.correlation_data = self.correlation_data.take().or(other.correlation_data);
         self.user_properties.extend(other.user_properties);
     }
 
-    /// Refuses what does not fit the fields of a packet, which would otherwise be cut without a word.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        if let Some(content_type) = &self.content_type {
-            check_text("content type", content_type)?;
-        }
-        if self.correlation_data.as_ref().is_some_and(|data| data.len() > MAX_FIELD) {
-            return Err(Error::invalid_argument("the correlation data is over 65,535 bytes"));
-        }
-        check_user_properties(&self.user_properties)
+    /// Refuses what does not fit the fields of a packet.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        field::check_text("content type", self.content_type.as_deref().unwrap_or_default())?;
+        field::check_bytes("correlation data", self.correlation_data.as_deref().unwrap_or_default())?;
+        field::check_user_properties(&self.user_properties)
     }
 
     /// What they take in a packet at most, in bytes.
@@ -98,27 +148,6 @@ impl Properties {
         let user: usize = self.user_properties.iter().map(|(name, value)| text(name) + LENGTH + value.len()).sum();
         expiry + format + content_type + response_topic + correlation + user
     }
-}
-
-/// The largest string or binary field of a packet, in bytes (MQTT 5, section 1.5.4).
-const MAX_FIELD: usize = 65_535;
-
-pub(crate) fn check_user_properties(properties: &[(String, String)]) -> Result<(), Error> {
-    for (name, value) in properties {
-        check_text("name of a user property", name)?;
-        check_text("value of a user property", value)?;
-    }
-    Ok(())
-}
-
-fn check_text(what: &str, text: &str) -> Result<(), Error> {
-    if text.len() > MAX_FIELD {
-        return Err(Error::invalid_argument(format!("the {what} is over 65,535 bytes")));
-    }
-    if text.contains('\0') {
-        return Err(Error::invalid_argument(format!("the {what} contains a NUL [MQTT-1.5.4-2]")));
-    }
-    Ok(())
 }
 
 impl fmt::Debug for Properties {
@@ -139,7 +168,6 @@ impl fmt::Debug for Properties {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
 
     #[test]
     fn what_does_not_fit_a_field_is_refused() {
@@ -151,9 +179,29 @@ mod tests {
             Properties { user_properties: vec![("a\0".into(), String::new())], ..Properties::default() },
         ];
         for properties in refused {
-            assert_eq!(properties.check().unwrap_err().kind(), ErrorKind::InvalidArgument);
+            assert!(properties.check().is_err(), "{properties:?}");
         }
         assert!(Properties::default().check().is_ok() && Properties::default().is_empty());
+    }
+
+    fn full(text: &str) -> Properties {
+        Properties::default()
+            .with_message_expiry(Duration::from_secs(text.len() as u64))
+            .with_content_type(text)
+            .with_payload_is_utf8(true)
+            .with_response_topic(Topic::new(text).unwrap())
+            .with_correlation_data(text.to_owned())
+            .with_user_property("by", text)
+    }
+
+    #[test]
+    fn only_what_is_not_set_is_filled_in() {
+        let mut empty = Properties::default();
+        empty.fill_from(full("a"));
+        assert_eq!(empty, full("a"));
+        let mut set = full("a");
+        set.fill_from(full("other"));
+        assert_eq!(set, full("a").with_user_property("by", "other"));
     }
 
     #[test]

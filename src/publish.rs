@@ -148,9 +148,17 @@ impl Publish {
         self
     }
 
-    /// Where an answer is awaited. [`Agent::request`] sets this, and waits for it.
-    pub fn response_topic(mut self, topic: Topic) -> Self {
-        self.properties.get_or_insert_default().response_topic = Some(topic);
+    /// Where an answer is awaited. [`Agent::request`] sets this, and waits for it. A topic that is not valid is the error
+    /// of the call.
+    pub fn response_topic<T>(mut self, topic: T) -> Self
+    where
+        T: TryInto<Topic>,
+        T::Error: Into<Error>,
+    {
+        match topic.try_into() {
+            Ok(topic) => self.properties.get_or_insert_default().response_topic = Some(topic),
+            Err(error) => self.topic = self.topic.and(Err(error.into())),
+        }
         self
     }
 
@@ -189,7 +197,9 @@ impl Publish {
     ///
     /// [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull) when there is no room for it,
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end,
-    /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic) and
+    /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic),
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument),
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) (properties before MQTT 5) and
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) for a message that cannot be sent.
     pub fn try_send(self) -> Result<(), Error> {
         let offline = self.offline;
@@ -317,7 +327,7 @@ impl Content {
 /// Refuses what does not fit the protocol. `version` is the one asked for: whether the broker speaks it is seen later.
 fn check_publish(publish: &wire::Publish, version: Version) -> Result<(), Error> {
     if let Some(properties) = &publish.properties {
-        properties.check()?;
+        properties.check().map_err(Error::invalid_argument)?;
         if !version.may_be_5() {
             return Err(Error::unsupported("properties belong to MQTT 5: set Options::version"));
         }

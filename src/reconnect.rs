@@ -19,6 +19,9 @@ pub struct Lost {
     pub attempt: u32,
 }
 
+/// Between two attempts, whatever the policy says: without a pause a broker that refuses is flooded.
+pub(crate) const SHORTEST_DELAY: Duration = Duration::from_millis(10);
+
 impl Lost {
     /// How long a connection must hold before the next loss counts as the first.
     pub const STABLE: Duration = Duration::from_secs(10);
@@ -76,9 +79,12 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// With the delay after the first loss and the largest one, each before its random share (of up to as much again).
+    /// With the delay after the first loss, at least 10 ms, and the largest one, at least the first; each before its random
+    /// share (of up to as much again).
     pub fn new(first: Duration, limit: Duration) -> Self {
-        Self { first, limit }
+        // No number of doublings makes more of zero.
+        let first = first.max(SHORTEST_DELAY);
+        Self { first, limit: limit.max(first) }
     }
 }
 
@@ -93,7 +99,7 @@ impl ReconnectPolicy for Backoff {
         let doublings = lost.attempt.saturating_sub(1).min(40) as usize;
         ExponentialBuilder::new()
             .with_min_delay(first)
-            .with_max_delay(self.limit.max(first))
+            .with_max_delay(self.limit)
             .with_jitter()
             .with_jitter_seed(rng().u64(..))
             .without_max_times()
@@ -125,6 +131,15 @@ mod tests {
             let delay = backoff.delay(&lost(attempt, Error::offline())).unwrap();
             assert!(delay >= base && delay <= base * 2, "attempt {attempt}: {delay:?}");
         }
+    }
+
+    #[test]
+    fn delays_that_begin_with_zero_grow_all_the_same() {
+        let backoff = Backoff::new(Duration::ZERO, Duration::from_secs(5));
+        assert!(backoff.delay(&lost(1, Error::offline())).unwrap() >= SHORTEST_DELAY);
+        assert!(backoff.delay(&lost(20, Error::offline())).unwrap() >= Duration::from_secs(5));
+        let never_long = Backoff::new(Duration::ZERO, Duration::ZERO);
+        assert!(never_long.delay(&lost(20, Error::offline())).unwrap() <= SHORTEST_DELAY * 2);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub enum State {
         endpoint: Endpoint,
     },
     /// There is no connection, and none is being made at the moment.
+    #[non_exhaustive]
     Disconnected {
         /// Why the last one was lost or not made.
         reason: Error,
@@ -48,6 +49,7 @@ pub enum State {
         retry_at: Instant,
     },
     /// The agent has ended and will not connect again.
+    #[non_exhaustive]
     Closed {
         /// The loss after which the reconnect policy gave up; None where the end was asked for.
         reason: Option<Error>,

@@ -20,7 +20,7 @@ use crate::options::{check_capacity, Offline};
 use crate::runtime::Runtime;
 use crate::siblings::{self, Opened, Sibling};
 use crate::stats::Counters;
-use crate::{Error, Filter, Message, QoS, Version};
+use crate::{Error, Filter, Message, QoS};
 
 mod into_filters;
 
@@ -80,9 +80,11 @@ impl Retained {
 /// let mut jobs = agent.subscribe("jobs/#").acks(Acks::Manual).await?;
 /// while let Some(job) = jobs.recv().await {
 ///     let job = job?;
-///     if work(&job).await.is_ok() {
-///         job.ack();
+///     if work(&job).await.is_err() {
+///         // Not acknowledged, it would hold up those behind it.
+///         agent.publish("failed-jobs", job.payload().clone()).await?;
 ///     }
+///     job.ack();
 /// }
 /// # Ok(())
 /// # }
@@ -194,7 +196,8 @@ impl Subscribe {
 
     /// The client identifier of the session of its own that a subscription has with [`acks`](Self::acks) other than
     /// [`Acks::OnArrival`]. Default: random, where the agent's is; else the agent's, a hyphen and eight hexadecimal
-    /// digits that follow from the filters, so that a session that the broker keeps is found again.
+    /// digits that follow from the filters, so that a session that the broker keeps is found again. MQTT 3.1 allows 23
+    /// characters in all: with an agent's identifier of more than 14, this has to be set.
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = Some(client_id.into());
         self
@@ -221,7 +224,7 @@ impl Subscribe {
 
     fn check_wish(&self, filters: &[Filter]) -> Result<(), Error> {
         let Wish { retained, no_local, retain_as_published, .. } = self.wish;
-        if (no_local || retain_as_published) && matches!(self.agent.options().version, Version::V31 | Version::V311) {
+        if (no_local || retain_as_published) && !self.agent.options().version.may_be_5() {
             let what = "no_local and retain_as_published belong to MQTT 5: set Options::version";
             return Err(Error::unsupported(what));
         }
@@ -290,7 +293,7 @@ impl Subscribe {
                 if !is_patient && !self.agent.is_connected() {
                     return Err(Error::offline());
                 }
-                let options = siblings::options(self.agent.options(), self.client_id, &filters, self.capacity);
+                let options = siblings::options(self.agent.options(), self.client_id, &filters, self.capacity)?;
                 let Opened { agent, sibling, first } = self.agent.siblings().open(&self.agent, options, is_patient)?;
                 // It has no connection yet, and is being given one.
                 (agent, Offline::Wait, Some(Own { sibling, first, _beside: self.agent }))

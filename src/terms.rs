@@ -1,8 +1,11 @@
 //! Protocol versions, and what the broker said when it accepted a connection.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
-use crate::QoS;
+use crate::error::Short;
+use crate::{Error, QoS};
 
 /// The versions of MQTT an agent can speak.
 ///
@@ -30,6 +33,34 @@ impl Version {
     /// Whether a connection may turn out to speak MQTT 5.
     pub(crate) fn may_be_5(self) -> bool {
         matches!(self, Self::V5 | Self::Auto)
+    }
+}
+
+/// As URLs and configuration files write it: `3.1`, `3.1.1`, `5` or `auto`.
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V31 => "3.1",
+            Self::V311 => "3.1.1",
+            Self::V5 => "5",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+/// From what it displays; `4`, the level of 3.1.1, and `5.0` will do as well. Anything else is an
+/// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions).
+impl FromStr for Version {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "3.1" => Ok(Self::V31),
+            "3.1.1" | "4" => Ok(Self::V311),
+            "5" | "5.0" => Ok(Self::V5),
+            "auto" => Ok(Self::Auto),
+            _ => Err(Error::invalid_options(format!("{} is not 3.1, 3.1.1, 5 or auto", Short(text)))),
+        }
     }
 }
 
@@ -108,5 +139,19 @@ impl Terms {
             reason_string: None,
             user_properties: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_can_be_read_from_what_it_displays() {
+        for version in [Version::V31, Version::V311, Version::V5, Version::Auto] {
+            assert_eq!(version.to_string().parse::<Version>().unwrap(), version);
+        }
+        assert_eq!(("4".parse::<Version>().unwrap(), "5.0".parse::<Version>().unwrap()), (Version::V311, Version::V5));
+        assert!("6".parse::<Version>().is_err() && "".parse::<Version>().is_err());
     }
 }

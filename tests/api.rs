@@ -11,16 +11,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{TokenStream, TokenTree};
-use syn::{Attribute, Fields, File, FnArg, ImplItem, Item, Pat, Type, Visibility};
+use quote::ToTokens;
+use syn::{Attribute, Fields, File, FnArg, ImplItem, Item, ItemImpl, Pat, TraitItem, Visibility};
 
 #[test]
 fn the_public_interface_is_the_one_that_is_listed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = read(root, "src/lib.rs");
-    let public: HashSet<_> = files.iter().flat_map(|(_, file)| &file.items).filter_map(public_type).collect();
+    let names = Names::of(files.iter().flat_map(|(_, file)| &file.items));
     let mut listing = String::new();
     for (path, file) in files {
-        let items: Vec<_> = file.items.into_iter().filter_map(|item| interface(item, &public)).collect();
+        let names = names.within(&file.items);
+        let items: Vec<_> = file.items.into_iter().filter_map(|item| interface(item, &names)).collect();
         if !items.is_empty() {
             let text = prettyplease::unparse(&File { shebang: None, attrs: Vec::new(), items });
             listing.push_str(&format!("// {path}\n{text}\n"));
@@ -77,26 +79,67 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
-fn public_type(item: &Item) -> Option<String> {
-    let (visibility, name) = match item {
-        Item::Struct(item) => (&item.vis, &item.ident),
-        Item::Enum(item) => (&item.vis, &item.ident),
-        _ => return None,
-    };
-    matches!(visibility, Visibility::Public(_)).then(|| name.to_string())
+/// Of the types and traits made here.
+#[derive(Default)]
+struct Names {
+    public: HashSet<String>,
+    private: HashSet<String>,
+}
+
+impl Names {
+    fn of<'a>(items: impl Iterator<Item = &'a Item>) -> Self {
+        let mut names = Self::default();
+        for item in items {
+            let (visibility, name) = match item {
+                Item::Struct(item) => (&item.vis, &item.ident),
+                Item::Enum(item) => (&item.vis, &item.ident),
+                Item::Trait(item) => (&item.vis, &item.ident),
+                _ => continue,
+            };
+            let held = if is_public(visibility) { &mut names.public } else { &mut names.private };
+            held.insert(name.to_string());
+        }
+        names
+    }
+
+    /// The same where these are made: they come first, since a private type may have the name of a public one.
+    fn within(&self, items: &[Item]) -> Self {
+        let local = Self::of(items.iter());
+        let private = &self.private - &self.public;
+        Self {
+            public: &(&self.public - &local.private) | &local.public,
+            private: &(&private - &local.public) | &local.private,
+        }
+    }
+
+    /// Whether others can use the implementation: a public type or trait has a part in it, and no private one.
+    fn allow(&self, item: &ItemImpl) -> bool {
+        let of_trait = item.trait_.as_ref().map(|(_, path, _)| path.to_token_stream()).unwrap_or_default();
+        let words = words(of_trait).chain(words(item.self_ty.to_token_stream())).collect::<HashSet<_>>();
+        !words.is_disjoint(&self.public) && words.is_disjoint(&self.private)
+    }
+}
+
+fn words(tokens: TokenStream) -> Box<dyn Iterator<Item = String>> {
+    Box::new(tokens.into_iter().flat_map(|token| match token {
+        TokenTree::Group(group) => words(group.stream()),
+        TokenTree::Ident(name) => Box::new(std::iter::once(name.to_string())),
+        _ => Box::new(std::iter::empty()),
+    }))
+}
+
+fn is_public(visibility: &Visibility) -> bool {
+    matches!(visibility, Visibility::Public(_))
 }
 
 /// What of an item is public: without bodies, private fields and documentation.
-fn interface(mut item: Item, public: &HashSet<String>) -> Option<Item> {
+fn interface(mut item: Item, names: &Names) -> Option<Item> {
     let attributes = attributes(&mut item)?;
     if is_for_tests(attributes) {
         return None;
     }
-    attributes.retain(|attribute| {
-        ["cfg", "derive", "must_use", "non_exhaustive"].iter().any(|name| attribute.path().is_ident(name))
-    });
-    let is_public = |visibility: &Visibility| matches!(visibility, Visibility::Public(_));
-    let is_listed = match &mut item {
+    attributes.retain(is_listed);
+    let is_seen = match &mut item {
         Item::Const(item) => is_public(&item.vis),
         Item::Enum(item) => {
             item.variants.iter_mut().for_each(|variant| {
@@ -110,19 +153,14 @@ fn interface(mut item: Item, public: &HashSet<String>) -> Option<Item> {
             is_public(&item.vis)
         }
         Item::Impl(item) => {
-            let Type::Path(this) = &*item.self_ty else { return None };
-            let name = this.path.segments.last()?.ident.to_string();
-            if item.trait_.is_some() {
-                item.items.clear();
-            } else {
-                item.items.retain_mut(keep_public);
-            }
-            public.contains(&name) && (item.trait_.is_some() || !item.items.is_empty())
+            let is_of_trait = item.trait_.is_some();
+            item.items.retain_mut(|item| if is_of_trait { keep_type(item) } else { keep_public(item) });
+            names.allow(item) && (is_of_trait || !item.items.is_empty())
         }
         // What they are given makes public items.
         Item::Macro(item) => {
             item.mac.tokens = without_docs(std::mem::take(&mut item.mac.tokens));
-            let is_private = item.mac.tokens.to_string().starts_with("pub (crate)");
+            let is_private = item.mac.tokens.to_string().starts_with("pub (");
             !is_private && !["macro_rules", "thread_local"].iter().any(|name| item.mac.path.is_ident(name))
         }
         Item::Mod(item) => is_public(&item.vis),
@@ -132,8 +170,8 @@ fn interface(mut item: Item, public: &HashSet<String>) -> Option<Item> {
         }
         Item::Trait(item) => {
             for item in &mut item.items {
-                if let syn::TraitItem::Fn(method) = item {
-                    method.attrs.clear();
+                if let TraitItem::Fn(method) = item {
+                    method.attrs.retain(is_listed);
                     method.default.iter_mut().for_each(|body| body.stmts.clear());
                 }
             }
@@ -143,7 +181,7 @@ fn interface(mut item: Item, public: &HashSet<String>) -> Option<Item> {
         Item::Use(item) => is_public(&item.vis),
         _ => false,
     };
-    is_listed.then_some(item)
+    is_seen.then_some(item)
 }
 
 fn attributes(item: &mut Item) -> Option<&mut Vec<Attribute>> {
@@ -162,17 +200,33 @@ fn attributes(item: &mut Item) -> Option<&mut Vec<Attribute>> {
     })
 }
 
+/// Whether an attribute is part of the interface.
+fn is_listed(attribute: &Attribute) -> bool {
+    ["cfg", "derive", "must_use", "non_exhaustive"].iter().any(|name| attribute.path().is_ident(name))
+}
+
 fn keep_public(item: &mut ImplItem) -> bool {
     match item {
         ImplItem::Fn(method) => {
             method.block.stmts.clear();
-            method.attrs.retain(|attribute| attribute.path().is_ident("cfg"));
+            method.attrs.retain(is_listed);
             method.sig.inputs.iter_mut().for_each(without_mut);
-            matches!(method.vis, Visibility::Public(_))
+            is_public(&method.vis)
         }
         ImplItem::Const(constant) => {
             constant.attrs.clear();
-            matches!(constant.vis, Visibility::Public(_))
+            is_public(&constant.vis)
+        }
+        _ => false,
+    }
+}
+
+/// What a trait asks for is known; what the implementation chose is not.
+fn keep_type(item: &mut ImplItem) -> bool {
+    match item {
+        ImplItem::Type(chosen) => {
+            chosen.attrs.retain(is_listed);
+            true
         }
         _ => false,
     }
@@ -193,13 +247,13 @@ fn without_mut(input: &mut FnArg) {
 
 fn drop_private(fields: &mut Fields) {
     fields.iter_mut().for_each(|field| field.attrs.clear());
-    let is_public = |field: &syn::Field| matches!(field.vis, Visibility::Public(_));
+    let is_shown = |field: &syn::Field| is_public(&field.vis);
     match fields {
         Fields::Named(named) => {
-            named.named = std::mem::take(&mut named.named).into_iter().filter(is_public).collect();
+            named.named = std::mem::take(&mut named.named).into_iter().filter(is_shown).collect();
         }
         Fields::Unnamed(unnamed) => {
-            unnamed.unnamed = std::mem::take(&mut unnamed.unnamed).into_iter().filter(is_public).collect();
+            unnamed.unnamed = std::mem::take(&mut unnamed.unnamed).into_iter().filter(is_shown).collect();
         }
         Fields::Unit => {}
     }

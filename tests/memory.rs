@@ -14,6 +14,8 @@ use std::thread;
 use cap::Cap;
 use futures::future::join_all;
 use mqtt_agent::{Acks, Lost, Options, QoS, Stats};
+use rumqttc::mqttbytes::v4::SubscribeReasonCode;
+use rumqttc::mqttbytes::QoS as WireQoS;
 use support::{millis, mosquitto_or_skip, secs, within, MosquittoConfig, Proxy, Scripted};
 use tokio::time::sleep;
 
@@ -153,6 +155,50 @@ async fn a_packet_that_is_only_announced_takes_no_memory() {
     peer.send_raw(&[b'x'; 100_000]).await;
     peer.expect_nothing(millis(50)).await;
     drop(bound);
+    agent.close().await;
+}
+
+/// A message that is kept keeps what it was read into: at most 64 KiB, or its own size.
+#[tokio::test]
+async fn a_small_message_that_is_kept_does_not_keep_the_memory_of_large_ones_around_it() {
+    let _alone = ALONE.lock().await;
+    const LARGE: usize = 10_000_000;
+    let packet = |payload: &[u8]| {
+        // The remaining length, in as many bytes as it may take.
+        let remaining = 3 + payload.len();
+        let digits = [0, 7, 14, 21].map(|bits| (remaining >> bits & 0x7f) as u8 | if bits < 21 { 0x80 } else { 0 });
+        [&[0x30][..], &digits, &[0, 1, b'a'], payload].concat()
+    };
+    let (small, large) = (packet(b"twenty bytes of state"), packet(&vec![b'x'; LARGE]));
+    let together = [&small[..], &large, &small, &small].concat();
+    let server = Scripted::listen().await;
+    let options = Options::from_url(&server.url()).unwrap().max_packet_size(2 * LARGE);
+    let agent = options.connect_lazy().unwrap();
+    let (mut peer, _) = server.accept_session(false).await;
+    let subscribing = tokio::spawn(agent.subscribe("a").into_future());
+    let id = peer.expect_subscribe().await.pkid;
+    peer.suback(id, &[SubscribeReasonCode::Success(WireQoS::AtLeastOnce)]).await;
+    let mut stream = subscribing.await.unwrap().unwrap();
+    let before = HEAP.allocated();
+    let held = || HEAP.allocated().saturating_sub(before);
+    let mut kept = Vec::new();
+    for bytes in [&together, &small, &large, &small, &together] {
+        let receiving = async {
+            let mut came = 0;
+            while came < bytes.len() {
+                let message = stream.recv().await.unwrap().unwrap();
+                let payload = message.payload().len();
+                came += 8 + payload;
+                match payload {
+                    LARGE => assert!(held() < LARGE + SLACK, "{} bytes with a large message", held()),
+                    _ => kept.push(message),
+                }
+            }
+        };
+        within(secs(30), "the messages", async { tokio::join!(peer.send_raw(bytes), receiving) }).await;
+    }
+    assert_eq!(kept.len(), 8);
+    assert!(held() < SLACK, "{} bytes are held by {} small messages", held(), kept.len());
     agent.close().await;
 }
 

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 #[test]
 fn every_link_leads_somewhere() {
@@ -26,6 +27,26 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
+fn links_of_packed_pages_lead_to_packed_files() {
+    let packed = packed();
+    let mut lost = Vec::new();
+    for page in packed.iter().filter(|file| file.extension() == Some("md".as_ref())) {
+        for link in links(&fs::read_to_string(root().join(page)).unwrap()) {
+            let file = link.split('#').next().unwrap();
+            let target = root().join(page).parent().unwrap().join(file).canonicalize();
+            let target =
+                target.ok().and_then(|target| Some(target.strip_prefix(root().canonicalize().ok()?).ok()?.to_owned()));
+            // A link to a folder is one to what is in it.
+            let is_packed = target.is_some_and(|target| packed.iter().any(|it| it.starts_with(&target)));
+            if !file.is_empty() && !is_packed {
+                lost.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{}", lost.join("\n"));
+}
+
+#[test]
 fn every_page_with_rust_in_it_is_compiled() {
     let compiled = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     for page in pages() {
@@ -33,6 +54,13 @@ fn every_page_with_rust_in_it_is_compiled() {
         let has_rust = fs::read_to_string(&page).unwrap().contains("```rust");
         assert!(!has_rust || compiled.contains(&format!("\"../{name}\"")), "{name} is not in the list of src/lib.rs");
     }
+}
+
+#[test]
+fn the_tests_that_the_manual_shows_are_run() {
+    let page = fs::read_to_string(root().join("docs/manual/testing.md")).unwrap();
+    let (_, run) = include_str!("it/manual.rs").split_once("\n\n").unwrap();
+    assert!(page.contains(&format!("```rust,no_run\n{run}```\n")), "tests/it/manual.rs is not what the page shows");
 }
 
 fn root() -> &'static Path {
@@ -46,6 +74,19 @@ fn pages() -> Vec<PathBuf> {
         files.map(|file| file.unwrap().path()).filter(|path| path.extension() == Some("md".as_ref())).collect();
     assert!(pages.len() > 10);
     pages
+}
+
+/// The files that a user of the crate gets.
+fn packed() -> Vec<PathBuf> {
+    let output = Command::new(env!("CARGO"))
+        .args(["package", "--list", "--offline", "--allow-dirty"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let files: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(PathBuf::from).collect();
+    assert!(files.contains(&PathBuf::from("README.md")));
+    files
 }
 
 /// Those within the repository.

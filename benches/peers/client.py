@@ -132,7 +132,7 @@ class Paho:
             self.taken = 0
             start = time.perf_counter()
             self.client.publish(f"spread/{streams}/{count}", b"")
-            self.wait(lambda: self.taken == streams * (count // streams))
+            self.wait(lambda: self.taken == count)
         elif name == "hold":
             self.subscribe([f"held/{number}/data" for number in range(numbers[0])], lambda *_: None)
         else:

@@ -1,17 +1,30 @@
 //! A simulated device: answers calls, and sends telemetry now and then.
 
+use std::future::ready;
 use std::time::Duration;
 
-use mqtt_agent::{Agent, Error, Message, Subscription};
+use mqtt_agent::{Agent, Error, ErrorKind, IncomingRequest, Json, QoS, Service};
+use serde::Deserialize;
+use serde_json::{json, Value};
 use tokio::task::JoinHandle;
 use tokio::time::{interval_at, Instant};
 
 const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
 
+/// How long what is under way may take at the end.
+const GRACE: Duration = Duration::from_secs(5);
+
 pub(crate) struct Device {
     id: String,
     agent: Agent,
-    task: JoinHandle<Result<(), Error>>,
+    service: Service,
+    telemetry: JoinHandle<()>,
+}
+
+#[derive(Deserialize)]
+struct Call {
+    id: u64,
+    method: String,
 }
 
 impl Device {
@@ -20,60 +33,50 @@ impl Device {
         // The process id keeps two fleets on one broker from pushing each other out.
         let client_id = format!("dev{}x{id}", std::process::id());
         let agent = Agent::builder(url)?.client_id(client_id).connect().await?;
-        let calls = agent.subscribe(format!("dev/{id}/rpc")).await?;
-        let task = tokio::spawn(live(agent.clone(), id.to_owned(), calls, TELEMETRY_PERIOD.mul_f64(phase)));
-        Ok(Self { id: id.to_owned(), agent, task })
+        let id = id.to_owned();
+        let service = agent
+            .serve(format!("dev/{id}/rpc"), {
+                let id = id.clone();
+                move |call: IncomingRequest| ready(answer(&id, &call))
+            })
+            .reply_to(format!("dev/{id}/rpc/res"))
+            // Because a broker may queue few QoS 1 messages for a client (mosquitto: 1,000) and drop the rest, when
+            // thousands of devices answer at once; and a caller has a deadline anyway.
+            .reply_qos(QoS::AtMostOnce)
+            .await?;
+        let topic = format!("dev/{id}/telemetry");
+        let telemetry = tokio::spawn(measure(agent.clone(), topic, TELEMETRY_PERIOD.mul_f64(phase)));
+        Ok(Self { id, agent, service, telemetry })
     }
 
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
-    /// Sends what is accepted, disconnects, and tells how the device fared.
+    /// Answers what has come, sends what is accepted, and disconnects.
     pub(crate) async fn stop(self) -> Result<(), Error> {
-        self.agent.drain(Duration::from_secs(5)).await?;
-        // The stream of calls ends with the agent, and the task with the stream.
-        self.task.await.expect("a device does not panic")
+        self.telemetry.abort();
+        self.service.stop(GRACE).await;
+        self.agent.drain(GRACE).await?;
+        Ok(())
     }
 }
 
-async fn live(agent: Agent, id: String, mut calls: Subscription, phase: Duration) -> Result<(), Error> {
-    let mut telemetry = interval_at(Instant::now() + phase, TELEMETRY_PERIOD);
+fn answer(device: &str, call: &IncomingRequest) -> Result<Json<Value>, &'static str> {
+    let Call { id, method } = call.json().map_err(|_| "this is no call")?;
+    match method.as_str() {
+        "RPC.Ping" => Ok(Json(json!({ "id": id, "src": device, "result": "pong" }))),
+        _ => Err("there is no such method"),
+    }
+}
+
+async fn measure(agent: Agent, topic: String, phase: Duration) {
+    let mut ticks = interval_at(Instant::now() + phase, TELEMETRY_PERIOD);
     loop {
-        let sent = tokio::select! {
-            call = calls.recv() => match call {
-                Some(call) => answer(&agent, &id, &call?),
-                None => return Ok(()),
-            },
-            _ = telemetry.tick() => agent.try_publish(format!("dev/{id}/telemetry"), r#"{"temp":21.5}"#),
-        };
-        match sent {
-            // It was told to stop a moment ago.
-            Err(error) if error.is_closed() => return Ok(()),
-            sent => sent?,
+        ticks.tick().await;
+        match agent.try_publish(topic.as_str(), r#"{"temp":21.5}"#) {
+            Err(error) if error.kind() != ErrorKind::QueueFull => return,
+            _ => {}
         }
     }
-}
-
-/// QoS 0, because a broker may queue few QoS 1 messages for a client (mosquitto: 1,000) and drop the rest, when
-/// thousands of devices answer at once; and a caller has a deadline anyway.
-fn answer(agent: &Agent, id: &str, call: &Message) -> Result<(), Error> {
-    match call.text().ok().and_then(parse) {
-        Some((request_id, "RPC.Ping")) => agent.try_publish(format!("dev/{id}/rpc/res"), pong(id, request_id)),
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn ping(request_id: u64) -> String {
-    format!(r#"{{"id":{request_id},"method":"RPC.Ping"}}"#)
-}
-
-pub(crate) fn pong(device: &str, request_id: u64) -> String {
-    format!(r#"{{"id":{request_id},"src":"{device}","result":"pong"}}"#)
-}
-
-/// A request's id and method; a real device would have a JSON library.
-fn parse(request: &str) -> Option<(u64, &str)> {
-    let (id, method) = request.strip_prefix(r#"{"id":"#)?.split_once(r#","method":""#)?;
-    Some((id.parse().ok()?, method.strip_suffix(r#""}"#)?))
 }

@@ -12,16 +12,16 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new(is_quiet: bool) -> Self {
         let report = Self { is_quiet, failures: Vec::new() };
-        report.line(["step", "time", "p50", "p99", "the Python team"]);
+        report.line(["step", "time", "p50", "p99"]);
         report
     }
 
     pub(crate) fn time(&self, step: &str, took: Duration) {
-        self.line([step, &millis(took), "", "", ""]);
+        self.line([step, &millis(took), "", ""]);
     }
 
     /// Several calls: what they took together, and each.
-    pub(crate) fn calls(&mut self, step: &str, took: Duration, calls: Vec<Result<Duration, String>>, python: &str) {
+    pub(crate) fn calls(&mut self, step: &str, took: Duration, calls: Vec<Result<Duration, String>>) {
         let mut times = Vec::new();
         for call in calls {
             match call {
@@ -31,12 +31,12 @@ impl Report {
         }
         times.sort_unstable();
         let [p50, p99] = [50, 99].map(|percent| percentile(&times, percent).map(millis).unwrap_or_default());
-        self.line([step, &millis(took), &p50, &p99, python]);
+        self.line([step, &millis(took), &p50, &p99]);
     }
 
-    fn line(&self, [step, time, p50, p99, python]: [&str; 5]) {
+    fn line(&self, [step, time, p50, p99]: [&str; 4]) {
         if !self.is_quiet {
-            println!("{}", format!("{step:41}{time:>12}{p50:>12}{p99:>12}   {python}").trim_end());
+            println!("{}", format!("{step:41}{time:>12}{p50:>12}{p99:>12}").trim_end());
         }
     }
 }

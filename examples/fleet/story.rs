@@ -1,12 +1,12 @@
 //! What a web server does with its agent.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
-use mqtt_agent::{Agent, Error};
+use futures::StreamExt;
+use mqtt_agent::rpc::Correlation;
+use mqtt_agent::{Agent, Error, Message, Request};
+use serde_json::json;
 
-use crate::device;
 use crate::report::{describe, Report};
 
 pub(crate) async fn tell(agent: &Agent, devices: &[&str], report: &mut Report) {
@@ -14,19 +14,11 @@ pub(crate) async fn tell(agent: &Agent, devices: &[&str], report: &mut Report) {
         report.failures.push(describe("publish and collect", &error));
     }
 
-    let started = Instant::now();
-    let mut outcomes = Vec::new();
-    for _ in 0..5 {
-        outcomes.push(call(agent, devices[0]).await);
-    }
-    let python = "v1 1.0 s a call, v2 0.1 s a call";
-    report.calls("5 calls to one device, in turn", started.elapsed(), outcomes, python);
-
-    let five = &devices[..devices.len().min(5)];
-    call_at_once(agent, five, "at once", "v3 1.3 s", report).await;
-    call_at_once(agent, devices, "at once", "", report).await;
+    call_in_turn(agent, devices[0], report).await;
+    call_at_once(agent, &devices[..devices.len().min(5)], "at once", report).await;
+    call_at_once(agent, devices, "at once", report).await;
     // The agent still holds the reply topics, so each call is one round trip now.
-    call_at_once(agent, devices, "at once, again", "", report).await;
+    call_at_once(agent, devices, "at once, again", report).await;
 
     if let Err(error) = follow_telemetry(agent, Duration::from_secs(1), report).await {
         report.failures.push(describe("the telemetry stream", &error));
@@ -44,31 +36,42 @@ async fn publish_and_collect(agent: &Agent, devices: &[&str], report: &Report) -
     Ok(())
 }
 
-/// One call, and whether its answer is this device's answer to this request.
-async fn call(agent: &Agent, device: &str) -> Result<Duration, String> {
-    static REQUESTS: AtomicU64 = AtomicU64::new(1);
-
-    let request_id = REQUESTS.fetch_add(1, Ordering::Relaxed);
+async fn call_in_turn(agent: &Agent, device: &str, report: &mut Report) {
     let started = Instant::now();
-    let reply = agent
-        .request(format!("dev/{device}/rpc"), device::ping(request_id))
-        .reply_to(format!("dev/{device}/rpc/res"))
-        .await
-        .map_err(|error| describe(&format!("device {device}"), &error))?;
-    let took = started.elapsed();
-
-    let expected = device::pong(device, request_id);
-    if reply.payload() == expected.as_bytes() {
-        Ok(took)
-    } else {
-        Err(format!("device {device}: expected {expected}, got {:?}", reply.payload()))
+    let mut outcomes = Vec::new();
+    for _ in 0..5 {
+        let asked = Instant::now();
+        outcomes.push(judge(device, asked, ping(agent, device).await));
     }
+    report.calls("5 calls to one device, in turn", started.elapsed(), outcomes);
 }
 
-async fn call_at_once(agent: &Agent, devices: &[&str], how: &str, python: &str, report: &mut Report) {
+async fn call_at_once(agent: &Agent, devices: &[&str], how: &str, report: &mut Report) {
     let started = Instant::now();
-    let outcomes = join_all(devices.iter().map(|device| call(agent, device))).await;
-    report.calls(&format!("call {} devices {how}", devices.len()), started.elapsed(), outcomes, python);
+    let calls = devices.iter().map(|device| ((*device, Instant::now()), ping(agent, device)));
+    let answers = agent.request_each(calls).concurrency(devices.len());
+    let outcomes = answers.map(|((device, asked), reply)| judge(device, asked, reply)).collect().await;
+    report.calls(&format!("call {} devices {how}", devices.len()), started.elapsed(), outcomes);
+}
+
+fn ping(agent: &Agent, device: &str) -> Request {
+    agent
+        .request(format!("dev/{device}/rpc"), "")
+        .json(&json!({ "id": agent.next_id(), "method": "RPC.Ping" }))
+        .reply_to(format!("dev/{device}/rpc/res"))
+        .correlation(Correlation::json("/id"))
+}
+
+/// How long the call took, if the answer to it is this device's.
+fn judge(device: &str, asked: Instant, reply: Result<Message, Error>) -> Result<Duration, String> {
+    let took = asked.elapsed();
+    let from: String =
+        reply.and_then(|reply| reply.json_at("/src")).map_err(|error| describe(&format!("device {device}"), &error))?;
+    if from == device {
+        Ok(took)
+    } else {
+        Err(format!("device {device}: the answer is from {from}"))
+    }
 }
 
 async fn follow_telemetry(agent: &Agent, how_long: Duration, report: &Report) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mqtt_agent::{Agent, Message, Retained};
+use mqtt_agent::{Agent, ErrorKind, Message, Retained};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -14,6 +14,8 @@ const MOST_DEVICES: usize = 1000;
 const HISTORY: usize = 120;
 /// For a browser that does not read; then it begins anew.
 const MOST_CHANGES: usize = 1024;
+
+pub(crate) type Changes = broadcast::Receiver<Change>;
 
 pub(crate) struct Fleet {
     devices: Mutex<BTreeMap<String, Device>>,
@@ -66,8 +68,11 @@ impl Fleet {
             match agent.subscribe(filters).retained(Retained::Include).await {
                 Ok(messages) => break messages,
                 Err(error) if error.is_closed() => return,
-                Err(_) => tokio::time::sleep(PAUSE).await,
+                // The page says itself that there is no connection.
+                Err(error) if error.kind() == ErrorKind::Offline => {}
+                Err(error) => eprintln!("the fleet: {error}"),
             }
+            tokio::time::sleep(PAUSE).await;
         };
         while let Some(item) = messages.recv().await {
             match item {
@@ -82,7 +87,7 @@ impl Fleet {
     }
 
     /// What is known, and what changes from then on.
-    pub(crate) fn watch(&self) -> (BTreeMap<String, Device>, broadcast::Receiver<Change>) {
+    pub(crate) fn watch(&self) -> (BTreeMap<String, Device>, Changes) {
         // Changes are sent while this is locked, so none is missed or told twice.
         let devices = self.devices();
         (devices.clone(), self.changes.subscribe())

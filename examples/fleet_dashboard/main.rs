@@ -21,22 +21,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use clap::Parser;
-use futures::{stream, FutureExt, StreamExt};
+use futures::{stream, FutureExt, Stream, StreamExt};
 use mqtt_agent::{Agent, Error, Offline, Options, Request};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::{BroadcastStream, WatchStream};
+use tokio_stream::wrappers::WatchStream;
 
 use devices::Simulation;
-use fleet::Fleet;
+use fleet::{Changes, Fleet};
 use stop::{stop_signal, Stop};
 
 /// A page that shows a fleet of devices. The broker is named by MQTT_URL, or MQTT_HOST and others.
@@ -105,8 +105,8 @@ fn router(dashboard: Dashboard) -> Router {
         .route("/page.css", get(|| page("text/css", include_str!("page.css"))))
         .route("/page.js", get(|| page("text/javascript", include_str!("page.js"))))
         .route("/events", get(events))
-        .route("/devices/{id}/ping", post(ping))
-        .route("/ping", post(ping_all))
+        .route("/ping", post(ping))
+        .route("/ping/all", post(ping_all))
         .route("/readyz", get(ready))
         .with_state(dashboard)
 }
@@ -120,17 +120,24 @@ async fn page(content_type: &'static str, content: &'static str) -> impl IntoRes
 /// What is known of the fleet, then each change, and the state of the connection to the broker.
 async fn events(State(dashboard): State<Dashboard>) -> impl IntoResponse {
     let Dashboard { agent, fleet, stop } = dashboard;
-    let (known, changes) = fleet.watch();
-    let known = stream::once(async move { event("fleet", &known) });
-    let changes = BroadcastStream::new(changes).map(move |change| match change {
-        Ok(change) => event("change", &change),
-        // This browser was slow and missed some: it begins anew.
-        Err(_) => event("fleet", &fleet.watch().0),
-    });
     let broker = WatchStream::new(agent.state())
         .map(|state| event("broker", &json!({ "connected": state.is_connected(), "state": state.to_string() })));
-    let events = known.chain(stream::select(broker, changes)).take_until(stop);
+    let events = stream::select(news(fleet), broker).take_until(stop);
     Sse::new(events).keep_alive(KeepAlive::default())
+}
+
+/// A browser that is slow and misses some changes begins anew: those that still wait for it are older than what is known
+/// by then.
+fn news(fleet: Arc<Fleet>) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold((fleet, None), |(fleet, changes): (_, Option<Changes>)| async move {
+        if let Some(mut changes) = changes {
+            if let Ok(change) = changes.recv().await {
+                return Some((event("change", &change), (fleet, Some(changes))));
+            }
+        }
+        let (known, changes) = fleet.watch();
+        Some((event("fleet", &known), (fleet, Some(changes))))
+    })
 }
 
 fn event(name: &str, data: &impl Serialize) -> Result<Event, Infallible> {
@@ -138,7 +145,13 @@ fn event(name: &str, data: &impl Serialize) -> Result<Event, Infallible> {
     Ok(Event::default().event(name).json_data(data).unwrap_or_default())
 }
 
-async fn ping(State(dashboard): State<Dashboard>, Path(id): Path<String>) -> Result<Json<Value>, Error> {
+/// In the body, for a device may call itself what a path cannot hold, such as `..`.
+#[derive(Deserialize)]
+struct Ping {
+    id: String,
+}
+
+async fn ping(State(dashboard): State<Dashboard>, Json(Ping { id }): Json<Ping>) -> Result<Json<Value>, Error> {
     let started = Instant::now();
     ping_request(&dashboard.agent, &id).await?;
     Ok(Json(json!({ "id": id, "ms": millis(started) })))

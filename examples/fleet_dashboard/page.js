@@ -159,12 +159,26 @@ async function ping(id, button, output) {
   output.className = "";
   output.textContent = "…";
   try {
-    const response = await fetch(`devices/${encodeURIComponent(id)}/ping`, { method: "POST" });
+    const response = await post("ping", { id });
     tellPing(output, await response.json(), response.ok);
-  } catch {
-    tellFailure(output, "the server does not answer");
+  } catch (error) {
+    tellFailure(output, reason(error));
   }
   allow(button, isConnected);
+}
+
+async function post(path, body) {
+  const headers = { "content-type": "application/json" };
+  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+  // Of a proxy on the way, or of the server before it came to the question.
+  const isJson = response.headers.get("content-type")?.includes("json");
+  if (!isJson) throw new Error(`the server answers with the status ${response.status}`);
+  return response;
+}
+
+// What fetch throws, and a body that breaks off, is a TypeError.
+function reason(error) {
+  return error instanceof TypeError ? "the server does not answer" : error.message;
 }
 
 function tellPing(output, answer, isOk) {
@@ -210,8 +224,8 @@ onPress($("#ping-all"), async () => {
   output.className = "";
   try {
     await pingAll(output);
-  } catch {
-    tellFailure(output, "the server does not answer");
+  } catch (error) {
+    tellFailure(output, reason(error));
   }
   isPingingAll = false;
   allowButtons();
@@ -219,7 +233,7 @@ onPress($("#ping-all"), async () => {
 
 async function pingAll(output) {
   const progress = $("#progress");
-  const response = await fetch("ping", { method: "POST" });
+  const response = await post("ping/all", {});
   let [total, done, failed] = [0, 0, 0];
   for (const bin of bins) bin.count = 0;
   for await (const answer of lines(response.body)) {

@@ -47,7 +47,7 @@ settings! {
         qos(qos: QoS), retain(retain: bool), timeout(timeout: Duration), offline(offline: Offline),
         properties(properties: Properties), message_expiry(message_expiry: Duration),
         content_type(content_type: impl Into<String>), payload_is_utf8(payload_is_utf8: bool),
-        response_topic(topic: Topic), correlation_data(data: impl Into<Bytes>),
+        response_topic(topic: impl TryInto<Topic, Error: Into<Error>>), correlation_data(data: impl Into<Bytes>),
         user_property(name: impl Into<String>, value: impl Into<String>);
     Subscribe:
         qos(qos: QoS), retained(retained: Retained), no_local(no_local: bool),

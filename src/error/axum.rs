@@ -31,7 +31,9 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         // Texts and numbers only: they can always be written.
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        let mut response = Response::builder().status(self.status).header("content-type", Self::CONTENT_TYPE);
+        // The fields are anybody's to change: what is no status would be lost, and its answer be 200 OK.
+        let status = Some(self.status).filter(|status| (100..1000).contains(status)).unwrap_or(500);
+        let mut response = Response::builder().status(status).header("content-type", Self::CONTENT_TYPE);
         if let Some(delay) = self.retry_after {
             response = response.header("retry-after", delay.as_secs());
         }
@@ -53,5 +55,14 @@ mod tests {
         let response = Error::timeout("no reply came in time").into_response();
         assert_eq!(response.status(), 504);
         assert!(!response.headers().contains_key("retry-after"));
+    }
+
+    #[test]
+    fn a_problem_with_a_status_that_is_none_is_still_an_error() {
+        let mut problem = Error::offline().problem();
+        problem.status = 42;
+        let response = problem.into_response();
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
     }
 }

@@ -9,8 +9,9 @@ use crate::ReasonCode;
 /// An [`Error`] as a web server answers with it: a problem detail (RFC 9457), made by [`Error::problem`].
 ///
 /// With the feature `serde` it can be written as JSON, to go out as `application/problem+json`; with the feature `axum`
-/// a handler returns the [`Error`] itself. It holds the error's own text, which has neither passwords nor payloads in
-/// it, but not what is behind the error ([`source`](std::error::Error::source)): that is for the log.
+/// a handler returns the [`Error`] itself. It holds the error's own text, which has no password in it, nor a payload but for
+/// the beginning of what the other side of a request said in place of an answer ([`ErrorKind::Remote`]); but not what is
+/// behind the error ([`source`](std::error::Error::source)): that is for the log.
 ///
 /// ```
 /// use mqtt_agent::Topic;
@@ -32,7 +33,8 @@ pub struct Problem {
     pub detail: String,
     /// What became of the message: `not_sent` (safe to try again), `refused` or `unknown`.
     pub outcome: Outcome,
-    /// When to try again, for a header `Retry-After`: set where nothing was sent and a while may mend it.
+    /// When to try again, for a header `Retry-After`: set where nothing was sent and a while may mend it, so
+    /// not after the end.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub retry_after: Option<Duration>,
 }
@@ -84,7 +86,7 @@ impl Error {
     /// What a web server answers with for this error.
     pub fn problem(&self) -> Problem {
         let status = self.http_status();
-        let is_worth_it = status == 503 && self.outcome() == Outcome::NotSent;
+        let is_worth_it = status == 503 && self.outcome() == Outcome::NotSent && !self.is_closed();
         Problem {
             r#type: "about:blank",
             title: title(status),
@@ -175,7 +177,8 @@ mod tests {
     #[test]
     fn to_try_again_is_advised_only_where_nothing_was_sent() {
         assert_eq!(of(ErrorKind::Offline).problem().retry_after, Some(RETRY_AFTER));
-        assert_eq!(of(ErrorKind::Closed).with_outcome(Outcome::Unknown).problem().retry_after, None);
+        assert_eq!(of(ErrorKind::Connection).with_outcome(Outcome::Unknown).problem().retry_after, None);
+        assert_eq!(of(ErrorKind::Closed).problem().retry_after, None, "what has ended does not come back");
         assert_eq!(of(ErrorKind::InvalidTopic).problem().retry_after, None);
     }
 

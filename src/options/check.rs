@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Credentials, Options};
 use crate::transport::{Endpoint, Scheme};
-use crate::{Error, Version};
+use crate::{field, Error, Version};
 
 impl Options {
     /// Refuses what cannot work, before anything is dialled.
@@ -17,9 +17,6 @@ impl Options {
         }
         if let Some(will) = &self.last_will {
             will.check(self.version)?;
-            if will.payload.len() > MAX_FIELD {
-                return Err(Error::invalid_options("the last will's payload is over 65,535 bytes"));
-            }
         }
         if self.keep_alive > Duration::from_secs(u16::MAX.into()) {
             return Err(Error::invalid_options("keep_alive is over 65,535 seconds"));
@@ -118,7 +115,7 @@ impl Options {
             None if self.clean_session => Ok(()),
             None => Err(Error::invalid_options("clean_session(false) needs a client_id to find the session again by")),
             Some(id) => {
-                check_field("client_id", id)?;
+                field::check_text("client_id", id).map_err(Error::invalid_options)?;
                 if id.is_empty() && !self.clean_session {
                     return Err(Error::invalid_options("an empty client_id needs clean_session(true) [MQTT-3.1.3-7]"));
                 }
@@ -164,19 +161,6 @@ fn check_header(name: &str, value: &str) -> Result<(), Error> {
 
 #[cfg(not(feature = "websocket"))]
 fn check_header(_: &str, _: &str) -> Result<(), Error> {
-    Ok(())
-}
-
-/// The largest string or binary field of a packet, in bytes (MQTT 3.1.1, section 1.5.3).
-const MAX_FIELD: usize = 65_535;
-
-pub(super) fn check_field(name: &str, value: &str) -> Result<(), Error> {
-    if value.len() > MAX_FIELD {
-        return Err(Error::invalid_options(format!("the {name} is over 65,535 bytes")));
-    }
-    if value.contains('\0') {
-        return Err(Error::invalid_options(format!("the {name} contains a NUL")));
-    }
     Ok(())
 }
 

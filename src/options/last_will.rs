@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{wire, Error, Properties, QoS, Topic, Version};
+use crate::{field, wire, Error, Properties, QoS, Topic, Version};
 
 /// The message the broker publishes for this client when its connection ends without a DISCONNECT
 /// (MQTT 3.1.1, section 3.1.2.5).
@@ -18,7 +18,7 @@ use crate::{wire, Error, Properties, QoS, Topic, Version};
 #[derive(Clone)]
 pub struct LastWill {
     topic: Result<Topic, Error>,
-    pub(super) payload: Bytes,
+    payload: Bytes,
     qos: QoS,
     retain: bool,
     properties: Properties,
@@ -77,13 +77,14 @@ impl LastWill {
 
     pub(super) fn check(&self, version: Version) -> Result<(), Error> {
         let needs_v5 = !self.properties.is_empty() || !self.delay.is_zero();
-        if needs_v5 && matches!(version, Version::V31 | Version::V311) {
+        if needs_v5 && !version.may_be_5() {
             return Err(Error::invalid_options(
                 "the last will's properties and delay belong to MQTT 5, and the version is an earlier one: \
                  set version(Version::V5)",
             ));
         }
-        self.properties.check().map_err(|error| Error::invalid_options(error.to_string()))?;
+        self.properties.check().map_err(Error::invalid_options)?;
+        field::check_bytes("last will's payload", &self.payload).map_err(Error::invalid_options)?;
         self.to_publish().map(drop)
     }
 

@@ -5,8 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::check::check_field;
-use crate::Error;
+use crate::{field, Error};
 
 /// A user name and a password.
 ///
@@ -33,8 +32,9 @@ impl Login {
             // MQTT 3.1.1 forbids a password without a user name, and brokers refuse an empty one.
             return Err(Error::invalid_options("the user name is empty"));
         }
-        check_field("user name", &self.username)?;
-        check_field("password", self.password.as_deref().unwrap_or_default())
+        field::check_text("user name", &self.username)
+            .and_then(|()| field::check_text("password", self.password.as_deref().unwrap_or_default()))
+            .map_err(Error::invalid_options)
     }
 }
 

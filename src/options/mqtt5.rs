@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use super::authentication::Authentication;
-use super::check::check_field;
 use super::Options;
-use crate::properties::check_user_properties;
-use crate::{Error, Version};
+use crate::{field, Error, Version};
 
 /// None, and empty, where nothing was asked for.
 #[derive(Clone, Default)]
@@ -89,7 +87,7 @@ impl Options {
 
 impl Mqtt5 {
     pub(super) fn check(&self, version: Version) -> Result<(), Error> {
-        if matches!(version, Version::V31 | Version::V311) {
+        if !version.may_be_5() {
             if let Some(name) = self.first_set() {
                 return Err(Error::invalid_options(format!(
                     "{name} belongs to MQTT 5, and the version is an earlier one: set version(Version::V5)"
@@ -100,9 +98,9 @@ impl Mqtt5 {
             return Err(Error::invalid_options("receive_maximum must be at least 1"));
         }
         if let Some(authentication) = &self.authentication {
-            check_field("authentication method", &authentication.method)?;
+            field::check_text("authentication method", &authentication.method).map_err(Error::invalid_options)?;
         }
-        check_user_properties(&self.user_properties).map_err(|error| Error::invalid_options(error.to_string()))
+        field::check_user_properties(&self.user_properties).map_err(Error::invalid_options)
     }
 
     fn first_set(&self) -> Option<&'static str> {

@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 
 use super::settings::Settings;
 use super::{LastWill, Options};
-use crate::{Error, QoS};
+use crate::Error;
 
 /// With the feature `serde`. The names are those of the setters and of [`Options::from_url`], and `url` or else `host`,
 /// `port` and `tls`; `username` and `password` or `password_file`; a table `last_will` with `topic`, `payload`, `qos` (0,
@@ -62,9 +62,9 @@ fn last_will(mut table: BTreeMap<String, String>) -> Result<LastWill, Error> {
     for (name, value) in table {
         let refuse = || Error::invalid_options(format!("last_will: {name} cannot be {value:?}"));
         will = match (name.as_str(), value.as_str()) {
-            ("qos", "0") => will.qos(QoS::AtMostOnce),
-            ("qos", "1") => will.qos(QoS::AtLeastOnce),
-            ("qos", "2") => will.qos(QoS::ExactlyOnce),
+            ("qos", value) => {
+                will.qos(value.parse().ok().and_then(|number: u8| number.try_into().ok()).ok_or_else(refuse)?)
+            }
             ("retain", value) => will.retain(value.parse().map_err(|_| refuse())?),
             _ => return Err(refuse()),
         };
@@ -129,15 +129,23 @@ impl<'de> Visitor<'de> for AnyValue {
                 Value::Table(_) => return Err(A::Error::custom(format!("{name} cannot be a table"))),
             }
         }
-        Ok(Value::Table(table))
+        Ok(match table.remove(NUMBER) {
+            Some(number) => Value::Text(number),
+            None => Value::Table(table),
+        })
     }
 }
+
+/// The only name in the table as which `serde_json` hands over a number, as soon as any crate of a program has asked it
+/// for arbitrary precision.
+const NUMBER: &str = "$serde_json::private::Number";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::options::Credentials;
     use crate::transport::Pem;
+    use crate::QoS;
     use std::time::Duration;
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Credentials, Login, Offline, Options};
 use crate::error::Short;
 use crate::transport::Scheme;
-use crate::{Error, Version};
+use crate::Error;
 
 /// What was set outside of the program. The names are those of the setters, and `url`, `host`, `port`, `tls`, `username`,
 /// `password`, `password_file`, which together say where to connect and as whom.
@@ -87,10 +87,7 @@ impl Settings {
             (None, _, Some(_)) => Err(self.without("password_file", "username")),
             (Some(_), Some(_), Some(_)) => Err(self.both("password", "password_file")),
             (Some(username), None, Some(file)) => Ok(options.password_file(username, file)),
-            (Some(username), password, None) => {
-                let login = Login { username, password };
-                Ok(Options { credentials: Credentials::Fixed(login), ..options })
-            }
+            (Some(username), password, None) => Ok(options.login(Login { username, password })),
         }
     }
 
@@ -205,20 +202,12 @@ impl Options {
             "timeout" => self.timeout(seconds()?),
             "topic_alias_maximum" => self.topic_alias_maximum(parse(shown, value)?),
             "topic_aliases" => self.topic_aliases(parse(shown, value)?),
-            "version" => self.version(version(shown, value)?),
+            "version" => {
+                self.version(value.parse().map_err(|error| Error::invalid_options(format!("{shown}: {error}")))?)
+            }
             "write_timeout" => self.write_timeout(seconds()?),
             _ => return Err(Error::invalid_options(format!("the option {shown:?} is unknown"))),
         })
-    }
-}
-
-fn version(shown: &str, value: &str) -> Result<Version, Error> {
-    match value {
-        "3.1" => Ok(Version::V31),
-        "3.1.1" | "4" => Ok(Version::V311),
-        "5" | "5.0" => Ok(Version::V5),
-        "auto" => Ok(Version::Auto),
-        _ => Err(Error::invalid_options(format!("{shown}: {value:?} is not 3.1, 3.1.1, 5 or auto"))),
     }
 }
 
@@ -256,5 +245,22 @@ mod tests {
             assert!(!is_option(name), "{name}");
         }
         assert!(Options::new("h").set("x", "x", "1").is_err());
+    }
+
+    #[test]
+    fn the_documentation_of_urls_lists_every_name() {
+        let page = include_str!("url.rs");
+        let list = page.split_once("commas: ").and_then(|(_, rest)| rest.split_once("In a `ws`")).unwrap().0;
+        let mut listed = Vec::new();
+        let mut is_value = false;
+        for (number, text) in list.split('`').enumerate() {
+            match number % 2 {
+                // What stands in parentheses are values.
+                0 => is_value = (is_value || text.contains('(')) && !text.contains(')'),
+                _ if !is_value => listed.push(text),
+                _ => {}
+            }
+        }
+        assert_eq!(listed, NAMES);
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::{sleep, Instant, Sleep};
 
 use super::{Request, RequestFuture};
 use crate::call::deadline_after;
+use crate::reconnect::SHORTEST_DELAY;
 use crate::{Error, ErrorKind, Message, Outcome};
 
 /// Many calls, some at a time, as a [`Stream`] of their keys and answers; made by
@@ -102,8 +103,9 @@ impl<K, I: Iterator<Item = (K, Request)>> RequestEach<K, I> {
         self
     }
 
-    /// The shortest and the longest delay before a further attempt. Default: from 1 s to 1 min.
+    /// The shortest, at least 10 ms, and the longest delay before a further attempt. Default: from 1 s to 1 min.
     pub fn backoff(mut self, shortest: Duration, longest: Duration) -> Self {
+        let shortest = shortest.max(SHORTEST_DELAY);
         self.retry.backoff = self.retry.backoff.with_min_delay(shortest).with_max_delay(longest.max(shortest));
         self
     }

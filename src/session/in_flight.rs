@@ -6,9 +6,9 @@ use crate::wire::PacketId;
 
 /// The packets that wait for an acknowledgement, by packet identifier and in the order they were put on their list.
 ///
-/// PUBLISH, SUBSCRIBE and UNSUBSCRIBE draw from this one set of identifiers, so none is in use twice (MQTT-2.3.1-4).
-/// Identifiers that were freed are used again oldest first. Everything is one step, however many are in flight, save
-/// iteration and [`clear`](Self::clear).
+/// PUBLISH, SUBSCRIBE and UNSUBSCRIBE draw from this one set of identifiers, so none is in use twice (MQTT-2.3.1-2, in
+/// MQTT 5 MQTT-2.2.1-3). Identifiers that were freed are used again oldest first. Everything is one step, however many
+/// are in flight, save iteration and [`clear`](Self::clear).
 #[derive(Debug)]
 pub(crate) struct InFlight<T> {
     /// The identifier of `slots[0]`; the others follow, and 1 follows 65,535.

@@ -3,6 +3,7 @@
 //! A version file translates between these words and the codec's packets and does nothing else; only this folder
 //! knows the codec crate.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -13,6 +14,7 @@ use crate::terms::{Terms, Version};
 use crate::{Error, Filter, QoS, Topic};
 
 mod alias;
+mod frame;
 mod output;
 #[cfg(any(feature = "testing", fuzzing, test))]
 pub(crate) mod peer;
@@ -21,14 +23,14 @@ mod v4;
 mod v5;
 
 use alias::{Assigned, Known};
+use frame::{malformed, read_u16, Frame, PUBLISH};
 pub(crate) use output::Output;
-use publish::malformed;
 
 /// Nonzero where it stands for a packet that carries one.
 pub(crate) type PacketId = u16;
 
 /// A message on its way out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Publish {
     pub(crate) topic: Topic,
     pub(crate) payload: Bytes,
@@ -40,8 +42,8 @@ pub(crate) struct Publish {
     pub(crate) lenient: bool,
 }
 
-/// The first packet of a connection. From `session_expiry` on only MQTT 5 has a place for it.
-#[derive(Debug)]
+/// The first packet of a connection. From `session_expiry` on only MQTT 5 has a place for it. It is shown nowhere: most
+/// of it are secrets.
 pub(crate) struct Connect<'a> {
     pub(crate) client_id: &'a str,
     /// MQTT 5: clean start.
@@ -160,7 +162,7 @@ pub(crate) struct Refused {
     pub(crate) server_reference: Option<String>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(crate) struct Incoming {
     pub(crate) topic: Topic,
     pub(crate) payload: Bytes,
@@ -172,6 +174,35 @@ pub(crate) struct Incoming {
     pub(crate) properties: Option<Box<Properties>>,
     /// The identifiers of the subscriptions it comes by, where there are such.
     pub(crate) subscriptions: Vec<usize>,
+}
+
+// A payload may be a secret or a megabyte: its length is enough.
+
+impl fmt::Debug for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publish")
+            .field("topic", &self.topic.as_str())
+            .field("payload_bytes", &self.payload.len())
+            .field("qos", &self.qos)
+            .field("retain", &self.retain)
+            .field("properties", &self.properties)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("topic", &self.topic.as_str())
+            .field("payload_bytes", &self.payload.len())
+            .field("qos", &self.qos)
+            .field("retain", &self.retain)
+            .field("dup", &self.dup)
+            .field("id", &self.id)
+            .field("properties", &self.properties)
+            .field("subscriptions", &self.subscriptions)
+            .finish()
+    }
 }
 
 /// The largest remaining length the protocol can express (MQTT 3.1.1, table 2.4).
@@ -255,7 +286,7 @@ impl Codec {
         }
         let max_answer = if self.is_v5() { MAX_ANSWER_V5 } else { MAX_ANSWER };
         if frame.kind() != PUBLISH && frame.remaining > max_answer {
-            return Err(Error::protocol(format!("the broker sent a packet of type {} that is too long", frame.kind())));
+            return Err(Error::protocol(format!("the broker sent a {} that is too long", frame::name(frame.kind()))));
         }
         if buf.len() < frame.len() {
             return Ok(None);
@@ -267,6 +298,12 @@ impl Codec {
         }
     }
 
+    /// How many bytes the packet at the start of `buf` lacks; 0 where its length is not known yet.
+    pub(crate) fn missing(&self, buf: &[u8]) -> usize {
+        let frame = Frame::peek(buf).ok().flatten();
+        frame.map_or(0, |frame| frame.len().saturating_sub(buf.len()))
+    }
+
     /// Reads what is needed to acknowledge a message that is too large, and arranges to skip the rest: ending the
     /// connection instead would make the broker send it again on the next one, for ever.
     fn skip_oversized(&mut self, frame: Frame, buf: &mut BytesMut) -> Result<Option<Inbound>, Error> {
@@ -276,12 +313,12 @@ impl Codec {
         let end = if qos == QoS::AtMostOnce { id_at } else { id_at + 2 };
         if end > frame.len() {
             // Before the identifier is waited for: the bytes after this packet are not part of it.
-            return Err(malformed());
+            return Err(malformed(PUBLISH));
         }
         let id = match qos {
             QoS::AtMostOnce => 0,
             _ => match read_u16(buf, id_at) {
-                Some(0) => return Err(malformed()),
+                Some(0) => return Err(malformed(PUBLISH)),
                 Some(id) => id,
                 None => return Ok(None),
             },
@@ -336,66 +373,6 @@ fn length_of_length(remaining: usize) -> usize {
         16_384..2_097_152 => 3,
         _ => 4,
     }
-}
-
-const CONNACK: u8 = 2;
-const PUBLISH: u8 = 3;
-const PUBREL: u8 = 6;
-const SUBACK: u8 = 9;
-const UNSUBACK: u8 = 11;
-const DISCONNECT: u8 = 14;
-const AUTH: u8 = 15;
-
-/// The fixed header of the packet at the start of the buffer.
-#[derive(Debug, Clone, Copy)]
-struct Frame {
-    first: u8,
-    /// Bytes of the fixed header itself.
-    header: usize,
-    remaining: usize,
-}
-
-impl Frame {
-    fn peek(buf: &[u8]) -> Result<Option<Self>, Error> {
-        let Some(&first) = buf.first() else { return Ok(None) };
-        let mut remaining = 0;
-        for (index, &byte) in buf[1..].iter().take(4).enumerate() {
-            remaining |= usize::from(byte & 0x7f) << (7 * index);
-            if byte & 0x80 == 0 {
-                return Ok(Some(Self { first, header: index + 2, remaining }));
-            }
-        }
-        if buf.len() > 4 {
-            return Err(Error::protocol("the broker sent a malformed remaining length"));
-        }
-        Ok(None)
-    }
-
-    fn kind(self) -> u8 {
-        self.first >> 4
-    }
-
-    fn flags(self) -> u8 {
-        self.first & 0x0f
-    }
-
-    /// That of a PUBLISH.
-    fn qos(self) -> Result<QoS, Error> {
-        match self.flags() >> 1 & 0b11 {
-            0 => Ok(QoS::AtMostOnce),
-            1 => Ok(QoS::AtLeastOnce),
-            2 => Ok(QoS::ExactlyOnce),
-            _ => Err(malformed()),
-        }
-    }
-
-    fn len(self) -> usize {
-        self.header + self.remaining
-    }
-}
-
-fn read_u16(buf: &[u8], at: usize) -> Option<u16> {
-    buf.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
 }
 
 #[cfg(test)]

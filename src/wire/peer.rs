@@ -58,7 +58,7 @@ pub(crate) fn decode_client_packet(version: Version, buf: &mut BytesMut) -> Resu
     let Some((frame, mut packet)) = take_packet(buf)? else { return Ok(None) };
     match version {
         Version::V31 | Version::V311 => translate_v4(&mut packet),
-        Version::V5 | Version::Auto if frame.kind() == super::DISCONNECT => {
+        Version::V5 | Version::Auto if frame.kind() == super::frame::DISCONNECT => {
             let reason = packet.get(frame.header).copied().map(ReasonCode).unwrap_or_default();
             Ok((Sent::Disconnect, Carried { reason, ..Carried::default() }))
         }

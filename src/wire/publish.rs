@@ -1,13 +1,14 @@
 //! PUBLISH, both ways: the packet of which there may be millions.
 //!
 //! Written and read here rather than by the codec, which wants to own each topic as a `String`: this way a message that
-//! arrives is two slices of the buffer it was read into, and one that leaves is copied once, or not at all if it is large. The properties of MQTT 5
-//! are the codec's again.
+//! arrives is two slices of the buffer it was read into, and one that leaves is copied once, or not at
+//! all if it is large.
 
 use bytes::{Buf, BufMut, Bytes};
 use bytestring::ByteString;
 
-use super::{put_length, read_u16, Frame, Incoming, Output, PacketId, Publish, PUBLISH};
+use super::frame::{malformed, read_u16, Frame, PUBLISH};
+use super::{put_length, Incoming, Output, PacketId, Publish};
 use crate::properties::Properties;
 use crate::{Error, QoS, Topic};
 
@@ -45,13 +46,13 @@ impl Raw {
     pub(super) fn read(frame: Frame, mut packet: Bytes) -> Result<Self, Error> {
         let qos = frame.qos()?;
         let topic_at = frame.header + 2;
-        let topic_end = topic_at + usize::from(read_u16(&packet, frame.header).ok_or_else(malformed)?);
+        let topic_end = topic_at + usize::from(read_u16(&packet, frame.header).ok_or_else(|| malformed(PUBLISH))?);
         let (id, end) = match qos {
             QoS::AtMostOnce => (0, topic_end),
-            _ => (read_u16(&packet, topic_end).filter(|id| *id != 0).ok_or_else(malformed)?, topic_end + 2),
+            _ => (read_u16(&packet, topic_end).filter(|id| *id != 0).ok_or_else(|| malformed(PUBLISH))?, topic_end + 2),
         };
         if end > packet.len() {
-            return Err(malformed());
+            return Err(malformed(PUBLISH));
         }
         let topic = packet.slice(topic_at..topic_end);
         packet.advance(end);
@@ -75,8 +76,4 @@ impl Raw {
         let Self { payload, qos, retain, dup, id, .. } = self;
         Incoming { topic, payload, qos, retain, dup, id, properties, subscriptions }
     }
-}
-
-pub(super) fn malformed() -> Error {
-    Error::protocol("the broker sent a malformed PUBLISH")
 }

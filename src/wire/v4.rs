@@ -4,11 +4,9 @@ use bytes::{Buf, BufMut, BytesMut};
 use rumqttc::mqttbytes::v4::{self, Packet};
 use rumqttc::mqttbytes::QoS as WireQoS;
 
+use super::frame::{decode_ack, malformed, nonzero, written, Frame, CONNACK, PUBLISH};
 use super::publish::Raw;
-use super::{
-    put_length, read_u16, ConnAck, Connect, Frame, Inbound, Outbound, Output, Refused, AUTH, CONNACK, DISCONNECT,
-    PUBLISH, PUBREL, UNSUBACK,
-};
+use super::{put_length, ConnAck, Connect, Inbound, Outbound, Output, Refused};
 use crate::reason::ReasonCode;
 use crate::terms::{Terms, Version};
 use crate::{Error, QoS};
@@ -68,20 +66,15 @@ pub(super) fn encode(outbound: Outbound<'_>, output: &mut Output) {
     }
 }
 
-/// The codec refuses packets over the protocol's length and identifiers of zero; the session makes neither.
-pub(super) fn written<T, E: std::fmt::Debug>(outcome: &Result<T, E>) {
-    debug_assert!(outcome.is_ok(), "{:?}", outcome.as_ref().err());
-}
-
 /// Takes the packet that `frame` describes out of `buf`, which holds all of it.
 pub(super) fn decode(frame: Frame, buf: &mut BytesMut) -> Result<Inbound, Error> {
-    check_fixed_header(frame, Version::V311)?;
+    frame.check(Version::V311)?;
     if frame.kind() == PUBLISH {
         let mut publish = Raw::read(frame, buf.split_to(frame.len()).freeze())?;
         let topic = publish.take_topic()?;
         return Ok(Inbound::Publish(publish.into_incoming(topic, None, Vec::new())));
     }
-    if is_ack(frame) {
+    if frame.is_ack() {
         return decode_ack(frame, buf);
     }
     // Not at a fixed place: the length may be written in more bytes than it needs.
@@ -91,9 +84,8 @@ pub(super) fn decode(frame: Frame, buf: &mut BytesMut) -> Result<Inbound, Error>
         let refused = Refused { reason: connack_reason(code).into(), server_reference: None };
         return Ok(Inbound::ConnAck(Err(Box::new(refused))));
     }
-    let packet = Packet::read(buf, frame.remaining)
-        .map_err(|source| Error::protocol("the broker sent a malformed packet").with_source(source))?;
-    translate(packet)
+    let packet = Packet::read(buf, frame.remaining).map_err(|source| malformed(frame.kind()).with_source(source))?;
+    translate(packet, frame)
 }
 
 /// The return code of a refused connection (MQTT 3.1.1, table 3.1) as a reason code; others stay as they are.
@@ -114,55 +106,8 @@ pub(super) fn connack_code(reason: ReasonCode) -> u8 {
     (0..=5).find(|code| connack_reason(*code) == reason).unwrap_or(3)
 }
 
-/// Whether it is a PUBACK, PUBREC, PUBREL or PUBCOMP.
-pub(super) fn is_ack(frame: Frame) -> bool {
-    matches!(frame.kind(), 4..=7)
-}
-
-/// By hand, because there is one for each publish. MQTT 5 puts a reason code behind the identifier. Brokers have been
-/// seen to send it to clients of 3.1.1; taken for malformed, it would end each connection on which the same message is
-/// sent again.
-pub(super) fn decode_ack(frame: Frame, buf: &mut BytesMut) -> Result<Inbound, Error> {
-    let id = nonzero(read_u16(buf, frame.header).unwrap_or_default())?;
-    let code = buf.get(frame.header + 2).filter(|_| frame.remaining > 2).copied().unwrap_or_default();
-    buf.advance(frame.len());
-    let reason = ReasonCode(code).into();
-    Ok(match frame.kind() {
-        4 => Inbound::PubAck { id, reason },
-        5 => Inbound::PubRec { id, reason },
-        6 => Inbound::PubRel(id),
-        _ => Inbound::PubComp(id),
-    })
-}
-
-/// What the codec does not look at: the flags (MQTT-2.2.2-2) and the lengths that are fixed.
-pub(super) fn check_fixed_header(frame: Frame, version: Version) -> Result<(), Error> {
-    let (kind, remaining) = (frame.kind(), frame.remaining);
-    let is_v5 = version == Version::V5;
-    let known = matches!(kind, 2..=13) || is_v5 && matches!(kind, DISCONNECT | AUTH);
-    let flags = match kind {
-        3 => frame.flags(),
-        PUBREL => 0b0010,
-        _ => 0,
-    };
-    let length = match kind {
-        CONNACK | UNSUBACK if !is_v5 => remaining == 2,
-        4..=7 | CONNACK | UNSUBACK => remaining >= 2,
-        13 => remaining == 0,
-        _ => true,
-    };
-    if !known || flags != frame.flags() || !length {
-        return Err(Error::protocol(format!("the broker sent a malformed packet of type {kind}")));
-    }
-    Ok(())
-}
-
-pub(super) fn unexpected(what: &str) -> Result<Inbound, Error> {
-    Err(Error::protocol(format!("the broker sent a {what}, which only clients send")))
-}
-
-fn translate(packet: Packet) -> Result<Inbound, Error> {
-    let inbound = match packet {
+fn translate(packet: Packet, frame: Frame) -> Result<Inbound, Error> {
+    Ok(match packet {
         Packet::ConnAck(ack) => Inbound::ConnAck(Ok(Box::new(ConnAck {
             session_present: ack.session_present,
             terms: Terms::implied(Version::V311, String::new()),
@@ -181,24 +126,9 @@ fn translate(packet: Packet) -> Result<Inbound, Error> {
         },
         Packet::UnsubAck(ack) => Inbound::UnsubAck { id: nonzero(ack.pkid)?, reasons: Vec::new() },
         Packet::PingResp => Inbound::PingResp,
-        Packet::Connect(_) => return unexpected("CONNECT"),
-        Packet::Subscribe(_) => return unexpected("SUBSCRIBE"),
-        Packet::Unsubscribe(_) => return unexpected("UNSUBSCRIBE"),
-        Packet::PingReq => return unexpected("PINGREQ"),
-        Packet::Disconnect => return unexpected("DISCONNECT"),
-        // Read before, by hand.
-        Packet::Publish(_) | Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
-            return Err(Error::protocol("the broker sent a malformed packet"))
-        }
-    };
-    Ok(inbound)
-}
-
-pub(super) fn nonzero(id: u16) -> Result<u16, Error> {
-    match id {
-        0 => Err(Error::protocol("the broker sent packet identifier 0")),
-        id => Ok(id),
-    }
+        // Read by hand before, or nothing that a broker sends.
+        _ => return Err(malformed(frame.kind())),
+    })
 }
 
 fn to_wire(qos: QoS) -> WireQoS {

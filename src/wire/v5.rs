@@ -1,26 +1,27 @@
-//! MQTT 5: translation between our words and the packets of the codec, nothing else.
+//! MQTT 5: translation between our words and packets, nothing else. What goes out is mostly the codec's, what comes in is
+//! read here.
 
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use rumqttc::v5::mqttbytes::v5::{self, Packet, RetainForwardRule};
+use rumqttc::v5::mqttbytes::v5::{self, RetainForwardRule};
 use rumqttc::v5::mqttbytes::QoS as WireQoS;
 
 use super::alias::{Assigned, Known, Sending};
-use super::publish::Raw;
-use super::v4::{check_fixed_header, decode_ack, is_ack, nonzero, unexpected, written};
-use super::{
-    whole_seconds, ConnAck, Connect, Frame, Inbound, Incoming, Outbound, Output, Publish, Refused, AUTH, CONNACK,
-    DISCONNECT, PUBLISH, SUBACK, UNSUBACK,
+use super::frame::{
+    decode_ack, malformed, nonzero, written, Frame, AUTH, CONNACK, DISCONNECT, PINGRESP, PUBACK, PUBLISH, PUBREC,
+    PUBREL, SUBACK, UNSUBACK,
 };
+use super::publish::Raw;
+use super::{whole_seconds, ConnAck, Connect, Inbound, Incoming, Outbound, Output, Publish, Refused};
 use crate::properties::Properties;
 use crate::reason::{Reason, ReasonCode};
 use crate::terms::{Terms, Version};
-use crate::{Error, QoS};
+use crate::{Error, QoS, Topic};
 
 mod properties;
 
-use properties::Fields;
+use properties::*;
 
 pub(super) fn encode_connect(connect: &Connect<'_>, buf: &mut BytesMut) {
     let (method, data) = match &connect.authentication {
@@ -163,194 +164,217 @@ pub(super) fn encode_auth(method: &str, data: Bytes, buf: &mut BytesMut) {
 
 /// Takes the packet that `frame` describes out of `buf`, which holds all of it.
 pub(super) fn decode(frame: Frame, buf: &mut BytesMut, aliases: &mut Known) -> Result<Inbound, Error> {
-    check_fixed_header(frame, Version::V5)?;
-    if is_ack(frame) && frame.remaining <= WITHOUT_PROPERTIES {
+    frame.check(Version::V5)?;
+    if frame.is_ack() && frame.remaining <= WITHOUT_PROPERTIES {
         return decode_ack(frame, buf);
     }
-    let mut packet = buf.split_to(frame.len());
-    match frame.kind() {
-        // A broker that does not know this version answers in the words of the one it knows.
-        CONNACK if frame.remaining == 2 => {
-            let code = packet[frame.header + 1];
-            let reason = super::v4::connack_reason(code).into();
-            return match code {
-                0 => Err(Error::protocol("the broker answered CONNECT in the words of MQTT 3.1.1")),
-                _ => Ok(Inbound::ConnAck(Err(Box::new(Refused { reason, server_reference: None })))),
-            };
-        }
-        DISCONNECT => return decode_disconnect(frame, packet),
-        AUTH => return decode_auth(frame, packet),
-        PUBLISH => {
-            let publish = Raw::read(frame, packet.freeze())?;
-            return Ok(Inbound::Publish(translate_publish(publish, aliases)?));
-        }
-        _ => {}
+    let mut packet = buf.split_to(frame.len()).freeze();
+    if frame.kind() == PUBLISH {
+        return Ok(Inbound::Publish(read_publish(Raw::read(frame, packet)?, aliases)?));
     }
-    // The codec refuses codes that it does not know, and a reason that is new is no reason to end a connection: it is
-    // shown successes only.
-    let codes = take_codes(frame, &mut packet);
-    let packet = Packet::read(&mut packet, None).map_err(malformed)?;
-    translate(packet, codes)
+    packet.advance(frame.header);
+    match frame.kind() {
+        CONNACK => read_connack(&mut packet),
+        SUBACK => read_suback(&mut packet),
+        UNSUBACK => read_unsuback(&mut packet),
+        DISCONNECT => read_disconnect(&mut packet),
+        AUTH => read_auth(&mut packet),
+        PINGRESP => Ok(Inbound::PingResp),
+        _ => read_ack(frame.kind(), &mut packet),
+    }
 }
 
 /// The remaining length of an acknowledgement: an identifier and a reason code, with no properties behind them.
 const WITHOUT_PROPERTIES: usize = 3;
 
-fn malformed(source: rumqttc::v5::mqttbytes::Error) -> Error {
-    Error::protocol("the broker sent a malformed packet").with_source(source)
-}
-
-/// The reason codes of a packet, each replaced by success.
-fn take_codes(frame: Frame, packet: &mut [u8]) -> Vec<ReasonCode> {
-    let at = frame.header;
-    let end = match frame.kind() {
-        CONNACK => at + 1..at + 2,
-        4..=7 if frame.remaining > 2 => at + 2..at + 3,
-        SUBACK | UNSUBACK => match read_length(packet, at + 2) {
-            Some((length, size)) => (at + 2 + size).saturating_add(length)..packet.len(),
-            None => return Vec::new(),
-        },
-        _ => return Vec::new(),
-    };
-    let Some(codes) = packet.get_mut(end) else { return Vec::new() };
-    let taken = codes.iter().map(|code| ReasonCode(*code)).collect();
-    codes.fill(0);
-    taken
-}
-
-/// A variable byte integer, and how many bytes it takes (MQTT 5, section 1.5.5).
-fn read_length(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
-    let mut length = 0;
-    for (index, byte) in bytes.get(at..)?.iter().take(4).enumerate() {
-        length |= usize::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((length, index + 1));
+fn read_publish(mut publish: Raw, aliases: &mut Known) -> Result<Incoming, Error> {
+    let mut properties = Properties::default();
+    let mut alias = None;
+    let mut subscriptions = Vec::new();
+    let mut fields = Fields::of(&mut publish.payload, PUBLISH)?;
+    while let Some(identifier) = fields.next()? {
+        match identifier {
+            PAYLOAD_FORMAT_INDICATOR => properties.payload_is_utf8 = fields.byte()? == 1,
+            MESSAGE_EXPIRY_INTERVAL => properties.message_expiry = Some(Duration::from_secs(fields.u32()?.into())),
+            TOPIC_ALIAS => alias = Some(fields.u16()?),
+            // One that is not valid is nothing to answer to. It comes from another client, which must not be able to end
+            // this one's connection.
+            RESPONSE_TOPIC => properties.response_topic = Topic::from_wire(fields.text()?).ok(),
+            CORRELATION_DATA => properties.correlation_data = Some(fields.data()?),
+            CONTENT_TYPE => properties.content_type = Some(fields.string()?),
+            USER_PROPERTY => properties.user_properties.push(fields.pair()?),
+            SUBSCRIPTION_IDENTIFIER => subscriptions.push(fields.number()?),
+            _ => return Err(fields.malformed()),
         }
     }
-    None
-}
-
-/// The codec does not take the forms that leave out the properties, or the reason too (section 3.14.2.1).
-fn decode_disconnect(frame: Frame, mut packet: BytesMut) -> Result<Inbound, Error> {
-    packet.advance(frame.header);
-    let code = if packet.is_empty() { ReasonCode::SUCCESS } else { ReasonCode(packet.get_u8()) };
-    let mut reason = Reason::from(code);
-    let mut server_reference = None;
-    if !packet.is_empty() {
-        let properties = v5::DisconnectProperties::extract(&mut packet.freeze()).map_err(malformed)?;
-        if let Some(properties) = properties {
-            reason.text = properties.reason_string.map(Into::into);
-            server_reference = properties.server_reference;
-        }
-    }
-    Ok(Inbound::Disconnect(Refused { reason, server_reference }))
-}
-
-/// The codec has no AUTH; its properties are among those of CONNACK.
-fn decode_auth(frame: Frame, mut packet: BytesMut) -> Result<Inbound, Error> {
-    packet.advance(frame.header);
-    let code = if packet.is_empty() { ReasonCode::SUCCESS } else { ReasonCode(packet.get_u8()) };
-    let properties = match packet.is_empty() {
-        true => None,
-        false => v5::ConnAckProperties::read(&mut packet.freeze()).map_err(malformed)?,
-    };
-    Ok(Inbound::Auth { code, data: properties.and_then(|properties| properties.authentication_data) })
-}
-
-fn translate(packet: Packet, codes: Vec<ReasonCode>) -> Result<Inbound, Error> {
-    let code = codes.first().copied().unwrap_or_default();
-    let reason = |text: Option<String>| Reason { code, text: text.map(Into::into) };
-    Ok(match packet {
-        Packet::ConnAck(ack) if code.is_failure() => {
-            let (text, server_reference) = ack
-                .properties
-                .map(|properties| (properties.reason_string, properties.server_reference))
-                .unwrap_or_default();
-            Inbound::ConnAck(Err(Box::new(Refused { reason: reason(text), server_reference })))
-        }
-        Packet::ConnAck(ack) => Inbound::ConnAck(Ok(Box::new(translate_connack(ack)?))),
-        Packet::PubAck(ack) => Inbound::PubAck {
-            id: nonzero(ack.pkid)?,
-            reason: reason(ack.properties.and_then(|properties| properties.reason_string)),
-        },
-        Packet::PubRec(ack) => Inbound::PubRec {
-            id: nonzero(ack.pkid)?,
-            reason: reason(ack.properties.and_then(|properties| properties.reason_string)),
-        },
-        Packet::PubRel(ack) => Inbound::PubRel(nonzero(ack.pkid)?),
-        Packet::PubComp(ack) => Inbound::PubComp(nonzero(ack.pkid)?),
-        Packet::SubAck(ack) => {
-            let text = ack.properties.and_then(|properties| properties.reason_string).map(Into::into);
-            let granted = codes.into_iter().map(|code| match code.0 {
-                0 => Ok(Ok(QoS::AtMostOnce)),
-                1 => Ok(Ok(QoS::AtLeastOnce)),
-                2 => Ok(Ok(QoS::ExactlyOnce)),
-                _ if code.is_failure() => Ok(Err(Reason { code, text: Clone::clone(&text) })),
-                _ => Err(Error::protocol(format!("the broker granted a subscription with code {:#04x}", code.0))),
-            });
-            Inbound::SubAck { id: nonzero(ack.pkid)?, granted: granted.collect::<Result<_, _>>()? }
-        }
-        Packet::UnsubAck(ack) => Inbound::UnsubAck { id: nonzero(ack.pkid)?, reasons: codes },
-        Packet::PingResp(_) => Inbound::PingResp,
-        Packet::Connect(..) => return unexpected("CONNECT"),
-        Packet::Subscribe(_) => return unexpected("SUBSCRIBE"),
-        Packet::Unsubscribe(_) => return unexpected("UNSUBSCRIBE"),
-        Packet::PingReq(_) => return unexpected("PINGREQ"),
-        Packet::Publish(_) | Packet::Disconnect(_) | Packet::Auth(_) => {
-            return Err(Error::protocol("the broker sent a malformed packet"))
-        }
-    })
-}
-
-fn translate_connack(ack: v5::ConnAck) -> Result<ConnAck, Error> {
-    let session_present = ack.session_present;
-    let mut terms = Terms::implied(Version::V5, String::new());
-    let Some(properties) = ack.properties else {
-        return Ok(ConnAck { session_present, terms, authentication_data: None });
-    };
-    let available = |flag: Option<u8>| flag != Some(0);
-    terms.client_id = properties.assigned_client_identifier.unwrap_or_default();
-    terms.keep_alive = properties.server_keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
-    terms.session_expiry = properties.session_expiry_interval.map(|seconds| match seconds {
-        u32::MAX => Duration::MAX,
-        seconds => Duration::from_secs(seconds.into()),
-    });
-    terms.receive_maximum = match properties.receive_max {
-        // Section 3.2.2.3.3; with it nothing could ever be published.
-        Some(0) => return Err(Error::protocol("the broker sent a receive maximum of 0")),
-        maximum => maximum.unwrap_or(u16::MAX),
-    };
-    terms.maximum_packet_size = properties.max_packet_size;
-    terms.maximum_qos = match properties.max_qos {
-        Some(0) => QoS::AtMostOnce,
-        Some(1) => QoS::AtLeastOnce,
-        _ => QoS::ExactlyOnce,
-    };
-    terms.topic_alias_maximum = properties.topic_alias_max.unwrap_or_default();
-    terms.retain_available = available(properties.retain_available);
-    terms.wildcard_subscriptions_available = available(properties.wildcard_subscription_available);
-    terms.subscription_identifiers_available = available(properties.subscription_identifiers_available);
-    terms.shared_subscriptions_available = available(properties.shared_subscription_available);
-    terms.response_information = properties.response_information;
-    terms.server_reference = properties.server_reference;
-    terms.reason_string = properties.reason_string;
-    terms.user_properties = properties.user_properties;
-    Ok(ConnAck { session_present, terms, authentication_data: properties.authentication_data })
-}
-
-fn translate_publish(mut publish: Raw, aliases: &mut Known) -> Result<Incoming, Error> {
-    let Some(Fields { properties, alias, subscriptions }) = properties::take(&mut publish.payload)? else {
-        let topic = publish.take_topic()?;
-        return Ok(publish.into_incoming(topic, None, Vec::new()));
-    };
     let topic = match (publish.topic.is_empty(), alias) {
         (true, Some(alias)) => aliases.resolve(alias, None)?,
         (false, Some(alias)) => aliases.resolve(alias, Some(publish.take_topic()?))?,
         (_, None) => publish.take_topic()?,
     };
-    // None where there is nothing for the application.
     let properties = (!properties.is_empty()).then(|| Box::new(properties));
     Ok(publish.into_incoming(topic, properties, subscriptions))
+}
+
+fn read_connack(packet: &mut Bytes) -> Result<Inbound, Error> {
+    let (flags, code) = (packet.get_u8(), packet.get_u8());
+    if packet.is_empty() {
+        // A broker that does not know this version answers in the words of the one it knows.
+        let reason = super::v4::connack_reason(code).into();
+        return match code {
+            0 => Err(Error::protocol("the broker answered CONNECT in the words of MQTT 3.1.1")),
+            _ => Ok(Inbound::ConnAck(Err(Box::new(Refused { reason, server_reference: None })))),
+        };
+    }
+    let (terms, authentication_data) = read_terms(packet)?;
+    let code = ReasonCode(code);
+    Ok(Inbound::ConnAck(match code.is_failure() {
+        true => {
+            let reason = Reason { code, text: terms.reason_string.map(Into::into) };
+            Err(Box::new(Refused { reason, server_reference: terms.server_reference }))
+        }
+        false => Ok(Box::new(ConnAck { session_present: flags & 1 == 1, terms, authentication_data })),
+    }))
+}
+
+/// The properties of a CONNACK; what it leaves out is as the protocol has it.
+fn read_terms(packet: &mut Bytes) -> Result<(Terms, Option<Bytes>), Error> {
+    let mut terms = Terms::implied(Version::V5, String::new());
+    let mut authentication_data = None;
+    let mut fields = Fields::of(packet, CONNACK)?;
+    while let Some(identifier) = fields.next()? {
+        match identifier {
+            SESSION_EXPIRY_INTERVAL => {
+                terms.session_expiry = Some(match fields.u32()? {
+                    u32::MAX => Duration::MAX,
+                    seconds => Duration::from_secs(seconds.into()),
+                });
+            }
+            RECEIVE_MAXIMUM => match fields.u16()? {
+                // Section 3.2.2.3.3; with it nothing could ever be published.
+                0 => return Err(Error::protocol("the broker sent a receive maximum of 0")),
+                maximum => terms.receive_maximum = maximum,
+            },
+            MAXIMUM_QOS => {
+                terms.maximum_qos = match fields.byte()? {
+                    0 => QoS::AtMostOnce,
+                    1 => QoS::AtLeastOnce,
+                    _ => QoS::ExactlyOnce,
+                };
+            }
+            MAXIMUM_PACKET_SIZE => terms.maximum_packet_size = Some(fields.u32()?),
+            TOPIC_ALIAS_MAXIMUM => terms.topic_alias_maximum = fields.u16()?,
+            SERVER_KEEP_ALIVE => terms.keep_alive = Some(Duration::from_secs(fields.u16()?.into())),
+            RETAIN_AVAILABLE => terms.retain_available = fields.flag()?,
+            WILDCARD_SUBSCRIPTION_AVAILABLE => terms.wildcard_subscriptions_available = fields.flag()?,
+            SUBSCRIPTION_IDENTIFIERS_AVAILABLE => terms.subscription_identifiers_available = fields.flag()?,
+            SHARED_SUBSCRIPTION_AVAILABLE => terms.shared_subscriptions_available = fields.flag()?,
+            ASSIGNED_CLIENT_IDENTIFIER => terms.client_id = fields.string()?,
+            RESPONSE_INFORMATION => terms.response_information = Some(fields.string()?),
+            SERVER_REFERENCE => terms.server_reference = Some(fields.string()?),
+            REASON_STRING => terms.reason_string = Some(fields.string()?),
+            USER_PROPERTY => terms.user_properties.push(fields.pair()?),
+            AUTHENTICATION_METHOD => drop(fields.text()?),
+            AUTHENTICATION_DATA => authentication_data = Some(fields.data()?),
+            _ => return Err(fields.malformed()),
+        }
+    }
+    at_end(packet, CONNACK)?;
+    Ok((terms, authentication_data))
+}
+
+/// A PUBACK, PUBREC, PUBREL or PUBCOMP with properties.
+fn read_ack(kind: u8, packet: &mut Bytes) -> Result<Inbound, Error> {
+    let (id, code) = (nonzero(packet.get_u16())?, ReasonCode(packet.get_u8()));
+    let text = Details::read(packet, kind)?.text;
+    at_end(packet, kind)?;
+    let reason = Reason { code, text };
+    Ok(match kind {
+        PUBACK => Inbound::PubAck { id, reason },
+        PUBREC => Inbound::PubRec { id, reason },
+        PUBREL => Inbound::PubRel(id),
+        _ => Inbound::PubComp(id),
+    })
+}
+
+fn read_suback(packet: &mut Bytes) -> Result<Inbound, Error> {
+    let id = nonzero(packet.get_u16())?;
+    let text = Details::read(packet, SUBACK)?.text;
+    let granted = codes(packet, SUBACK)?.map(|code| match code.0 {
+        0 => Ok(Ok(QoS::AtMostOnce)),
+        1 => Ok(Ok(QoS::AtLeastOnce)),
+        2 => Ok(Ok(QoS::ExactlyOnce)),
+        _ if code.is_failure() => Ok(Err(Reason { code, text: text.clone() })),
+        _ => Err(Error::protocol(format!("the broker granted a subscription with code {:#04x}", code.0))),
+    });
+    Ok(Inbound::SubAck { id, granted: granted.collect::<Result<_, _>>()? })
+}
+
+fn read_unsuback(packet: &mut Bytes) -> Result<Inbound, Error> {
+    let id = nonzero(packet.get_u16())?;
+    Details::read(packet, UNSUBACK)?;
+    Ok(Inbound::UnsubAck { id, reasons: codes(packet, UNSUBACK)?.collect() })
+}
+
+/// One for each filter.
+fn codes(packet: &Bytes, kind: u8) -> Result<impl Iterator<Item = ReasonCode> + '_, Error> {
+    match packet.is_empty() {
+        true => Err(malformed(kind)),
+        false => Ok(packet.iter().copied().map(ReasonCode)),
+    }
+}
+
+fn read_disconnect(packet: &mut Bytes) -> Result<Inbound, Error> {
+    let (code, Details { text, server_reference, .. }) = read_reason(packet, DISCONNECT)?;
+    Ok(Inbound::Disconnect(Refused { reason: Reason { code, text }, server_reference }))
+}
+
+fn read_auth(packet: &mut Bytes) -> Result<Inbound, Error> {
+    let (code, Details { data, .. }) = read_reason(packet, AUTH)?;
+    Ok(Inbound::Auth { code, data })
+}
+
+/// The properties may be left out, and the reason too (sections 3.14.2.1 and 3.15.2.1).
+fn read_reason(packet: &mut Bytes, kind: u8) -> Result<(ReasonCode, Details), Error> {
+    let code = if packet.is_empty() { ReasonCode::SUCCESS } else { ReasonCode(packet.get_u8()) };
+    let details = if packet.is_empty() { Details::default() } else { Details::read(packet, kind)? };
+    at_end(packet, kind)?;
+    Ok((code, details))
+}
+
+/// What a broker adds to a reason code.
+#[derive(Default)]
+struct Details {
+    text: Option<Box<str>>,
+    server_reference: Option<String>,
+    data: Option<Bytes>,
+}
+
+impl Details {
+    fn read(packet: &mut Bytes, kind: u8) -> Result<Self, Error> {
+        let mut details = Self::default();
+        let mut fields = Fields::of(packet, kind)?;
+        while let Some(identifier) = fields.next()? {
+            match (identifier, kind) {
+                (REASON_STRING, _) => details.text = Some(fields.string()?.into()),
+                (USER_PROPERTY, _) => drop(fields.pair()?),
+                (SERVER_REFERENCE, DISCONNECT) => details.server_reference = Some(fields.string()?),
+                (SESSION_EXPIRY_INTERVAL, DISCONNECT) => drop(fields.u32()?),
+                (AUTHENTICATION_METHOD, AUTH) => drop(fields.text()?),
+                (AUTHENTICATION_DATA, AUTH) => details.data = Some(fields.data()?),
+                _ => return Err(fields.malformed()),
+            }
+        }
+        Ok(details)
+    }
+}
+
+/// Refuses a packet that goes on after its last field.
+fn at_end(packet: &Bytes, kind: u8) -> Result<(), Error> {
+    match packet.is_empty() {
+        true => Ok(()),
+        false => Err(malformed(kind)),
+    }
 }
 
 fn to_wire(qos: QoS) -> WireQoS {

@@ -163,7 +163,7 @@ async fn when_no_broker_accepts_the_error_is_that_of_the_last_and_the_policy_is_
     }
     let closed = state(&agent, "the end", State::is_closed).await;
     let expected = ErrorKind::Refused(Refusal::NotAuthorized);
-    assert!(matches!(closed, State::Closed { reason: Some(reason) } if reason.kind() == expected));
+    assert!(matches!(closed, State::Closed { reason: Some(reason), .. } if reason.kind() == expected));
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 

@@ -164,7 +164,7 @@ fn after_the_end_every_call_says_so() {
     let agent = lab.agent();
     agent.close().unwrap();
     agent.close().unwrap();
-    assert!(matches!(agent.state(), State::Closed { reason: None }));
+    assert!(matches!(agent.state(), State::Closed { reason: None, .. }));
     assert!(agent.publish("a", "x").wait().unwrap_err().is_closed());
     assert!(agent.try_publish("a", "x").unwrap_err().is_closed());
     assert!(agent.subscribe("a").wait().unwrap_err().is_closed());

@@ -166,7 +166,7 @@ broker_test!(a_second_client_of_the_same_name_takes_over, |broker| async move {
     let mut stream = first.subscribe("a").await.unwrap();
     let second = options(&broker.url()).client_id("same").connect().await.unwrap();
     let closed = state(&first, "the end of the first", State::is_closed).await;
-    let State::Closed { reason: Some(reason) } = closed else { panic!("{closed:?}") };
+    let State::Closed { reason: Some(reason), .. } = closed else { panic!("{closed:?}") };
     match broker.kind() {
         BrokerKind::Embedded if is_v5() => {
             assert_eq!(reason.kind(), ErrorKind::Disconnected);
@@ -233,7 +233,7 @@ async fn the_state_tells_each_step() {
     assert!(agent.is_connected());
     peer.reset();
     let lost = state(&agent, "the loss", |state| !state.is_connected()).await;
-    let State::Disconnected { reason, retry_at } = lost else { panic!("{lost:?}") };
+    let State::Disconnected { reason, retry_at, .. } = lost else { panic!("{lost:?}") };
     assert_eq!(reason.kind(), ErrorKind::Connection);
     assert!(retry_at > tokio::time::Instant::now());
     assert!(!agent.is_connected());
@@ -245,7 +245,7 @@ async fn the_state_tells_each_step() {
     state(&agent, "a connection", State::is_connected).await;
     assert_eq!(agent.stats().reconnects, 1);
     agent.close().await;
-    assert!(matches!(*agent.state().borrow(), State::Closed { reason: None }));
+    assert!(matches!(*agent.state().borrow(), State::Closed { reason: None, .. }));
 }
 
 broker_test!(a_cut_is_seen_and_mended, |broker| async move {
@@ -305,7 +305,7 @@ async fn a_policy_that_stops_ends_the_agent_and_everyone_is_told() {
     peer.reset();
 
     let closed = state(&agent, "the end", State::is_closed).await;
-    assert!(matches!(closed, State::Closed { reason: Some(reason) } if reason.kind() == ErrorKind::Connection));
+    assert!(matches!(closed, State::Closed { reason: Some(reason), .. } if reason.kind() == ErrorKind::Connection));
     let everyone = async {
         for (call, outcome) in [(sent, Outcome::Unknown), (sent_too, Outcome::Unknown), (queued, Outcome::NotSent)] {
             let error = call.await.unwrap().unwrap_err();
@@ -588,7 +588,7 @@ async fn refused_credentials_are_seen_in_the_state_and_tried_again_slowly() {
     peer.connack(ConnectReturnCode::BadUserNamePassword, false).await;
     let mut state = agent.state();
     let refused = watched(&mut state, "the refusal", |state| matches!(state, State::Disconnected { .. })).await;
-    let State::Disconnected { reason, retry_at } = refused else { panic!("{refused:?}") };
+    let State::Disconnected { reason, retry_at, .. } = refused else { panic!("{refused:?}") };
     assert_eq!(reason.kind(), ErrorKind::Refused(Refusal::BadUserNameOrPassword));
     assert!(retry_at > tokio::time::Instant::now() + secs(20));
     // Nobody waits for that.

@@ -19,6 +19,7 @@ mod each;
 mod global;
 #[cfg(feature = "json")]
 mod json;
+mod manual;
 mod many;
 mod memory;
 mod outside;

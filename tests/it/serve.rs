@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use futures::future::{join_all, FutureExt};
 use mqtt_agent::rpc::Correlation;
-use mqtt_agent::testing::{MemoryBroker, Packet};
+use mqtt_agent::testing::{self, MemoryBroker};
 use mqtt_agent::{Agent, Error, ErrorKind, Message, RemoteError, ReplyBody, Request, Service, ServiceStats, Version};
+use rumqttc::mqttbytes::v4::Packet;
 use tokio::sync::{mpsc, Semaphore};
 use tokio::time::Instant;
 
 use crate::common::{mqtt5, nothing_left, stats};
 use crate::script::*;
-use crate::support::{broker_test, drop_after_polls, millis, secs, within, LIMIT, VERSION};
+use crate::support::{broker_test, drop_after_polls, millis, secs, within, Peer, LIMIT, VERSION};
 
 /// Waits until `reached` is true of what the service shows.
 async fn served(service: &Service, what: &str, reached: impl Fn(ServiceStats) -> bool) {
@@ -160,6 +161,17 @@ async fn no_more_handlers_run_than_may_and_what_waits_beyond_the_capacity_is_los
     assert_eq!(order, ["0", "1", "3", "4", "5", "6"], "the oldest that waits is lost");
 }
 
+#[tokio::test]
+async fn nothing_waits_or_is_lost_while_a_handler_is_free() {
+    let (_scripted, agent, mut peer) = pair().await;
+    let serve = agent.serve("rpc", |request| async move { request.payload().clone() }).reply_to("res");
+    // The stream holds eight.
+    let service = granted(&mut peer, serve.capacity(5).into_future()).await.unwrap();
+    peer.send_together((0..8).map(|n| Packet::Publish(message("rpc", &n.to_string())))).await;
+    served(&service, "all of them", |stats| stats.answered + stats.lost == 8).await;
+    assert_eq!(service.stats().lost, 0);
+}
+
 broker_test!(a_request_that_comes_twice_is_handled_once_and_answered_twice, |broker| async move {
     let device = mqtt5(&broker).await;
     let runs = Arc::new(AtomicUsize::new(0));
@@ -194,6 +206,60 @@ broker_test!(a_request_that_comes_twice_is_handled_once_and_answered_twice, |bro
     assert_eq!(again.properties().correlation_data.as_deref(), Some(&b"17"[..]));
     assert_eq!((runs.load(Relaxed), service.stats().duplicates), (1, 2));
 });
+
+/// A service that handles one request at a time and knows by their payload those that come twice.
+async fn forgetful(agent: &Agent, peer: &mut Peer) -> Service {
+    let echo = |request: mqtt_agent::IncomingRequest| async move { request.payload().clone() };
+    let serve = agent.serve("rpc", echo).reply_to("res").concurrency(1).capacity(4);
+    granted(peer, serve.same_by(|request| Some(request.payload().clone())).into_future()).await.unwrap()
+}
+
+#[tokio::test]
+async fn requests_that_come_again_and_again_are_held_to_the_bounds_of_the_others() {
+    let (_scripted, agent, mut peer) = pair().await;
+    let service = forgetful(&agent, &mut peer).await;
+    let mut payloads = Vec::new();
+    peer.publish(message("rpc", "old")).await;
+    let first = peer.expect_publish().await;
+    peer.puback(first.pkid).await;
+    served(&service, "an answer", |stats| stats.answered == 1 && stats.running == 0).await;
+    for n in 1..=20 {
+        peer.publish(message("rpc", "old")).await;
+        served(&service, "it taken", |stats| stats.duplicates == n && stats.running == 1).await;
+        assert!(service.stats().waiting <= 4);
+    }
+    peer.publish(message("rpc", "new")).await;
+    served(&service, "one more lost", |stats| stats.lost == 16).await;
+    assert_eq!((service.stats().running, service.stats().waiting), (1, 4));
+    for _ in 0..5 {
+        let reply = peer.expect_publish().await;
+        peer.puback(reply.pkid).await;
+        payloads.push(reply.payload);
+    }
+    assert_eq!(payloads, ["old", "old", "old", "old", "new"]);
+    served(&service, "an end", |stats| stats.answered == 2 && stats.running == 0).await;
+}
+
+#[tokio::test]
+async fn a_request_that_came_twice_has_its_answer_also_at_the_end() {
+    let (_scripted, agent, mut peer) = pair().await;
+    let service = forgetful(&agent, &mut peer).await;
+    peer.publish(message("rpc", "old")).await;
+    let first = peer.expect_publish().await;
+    peer.puback(first.pkid).await;
+    served(&service, "an answer", |stats| stats.answered == 1 && stats.running == 0).await;
+    for n in 1..=2 {
+        peer.publish(message("rpc", "old")).await;
+        served(&service, "it taken", |stats| stats.duplicates == n && stats.running == 1).await;
+    }
+    let again = peer.expect_publish().await;
+    // Of the two, one is being sent and one waits.
+    let stop = tokio::spawn(service.stop(Duration::ZERO));
+    assert_eq!(peer.expect_unsubscribe().await.topics, ["rpc"]);
+    let waited = peer.expect_publish().await;
+    assert_eq!((again.payload, waited.payload), ("old".into(), "old".into()));
+    assert_eq!(within(LIMIT, "the end", stop).await.unwrap(), 1);
+}
 
 broker_test!(a_service_that_stops_finishes_what_runs_and_refuses_what_waits, |broker| async move {
     let device = mqtt5(&broker).await;
@@ -302,8 +368,10 @@ async fn what_cannot_be_served_is_refused() {
     let (_scripted, agent, mut peer) = pair().await;
     let error = agent.serve("dev/{id", |_| async {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidFilter);
-    let error = agent.serve("dev/{id}", |_| async {}).reply_to("dev/{x}").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidTopic);
+    for reply_to in ["dev/{x}", "dev/x{id}", "dev/+/res", ""] {
+        let error = agent.serve("dev/{id}", |_| async {}).reply_to(reply_to).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidTopic, "{reply_to}");
+    }
     let error = agent.serve("dev", |_| async {}).capacity(0).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     nothing_sent(&agent, &mut peer).await;
@@ -333,7 +401,7 @@ async fn a_service_that_is_stopped_waits_for_the_broker_to_let_it_go_as_long_as_
     assert_eq!((agent.stats().filters, started.elapsed()), (0, secs(0)));
 
     let service = serve("b").await.unwrap();
-    broker.drop_next(Packet::UnsubAck);
+    broker.drop_next(testing::Packet::UnsubAck);
     assert_eq!(service.stop(secs(5)).await, 0);
     assert_eq!(started.elapsed(), secs(5));
 
@@ -362,8 +430,6 @@ async fn a_request_that_came_before_the_stop_and_was_not_looked_at_is_answered_t
     let watch = device.request("watch", "").reply_to("dev/1/rpc").correlation(stop).timeout(secs(60));
     tokio::spawn(watch.into_future());
     stats(&device, "the watch", |stats| stats.pending_requests == 1).await;
-    match ask(&agent, "1", "ping").timeout(secs(5)).await {
-        Ok(reply) => assert_ne!(reply.text(), Ok("pong")),
-        Err(error) => assert_eq!(error.kind(), ErrorKind::Remote),
-    }
+    // A handler was free.
+    assert_eq!(ask(&agent, "1", "ping").timeout(secs(5)).await.unwrap().text(), Ok("pong"));
 }

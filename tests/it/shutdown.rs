@@ -49,7 +49,7 @@ async fn drain_finishes_what_is_in_flight_and_then_says_goodbye() {
     queued.await.unwrap().unwrap();
     assert!(stream.recv().await.unwrap().is_ok());
     assert!(stream.recv().await.is_none());
-    assert!(matches!(*agent.state().borrow(), State::Closed { reason: None }));
+    assert!(matches!(*agent.state().borrow(), State::Closed { reason: None, .. }));
 }
 
 #[tokio::test]
@@ -274,7 +274,7 @@ broker_test!(after_the_end_every_call_says_so, |broker| async move {
     };
     within(LIMIT, "all answers", calls).await;
     assert!(!agent.is_connected());
-    assert!(matches!(*agent.state().borrow(), State::Closed { reason: None }));
+    assert!(matches!(*agent.state().borrow(), State::Closed { reason: None, .. }));
 });
 
 broker_test!(streams_end_when_the_agent_does_with_what_came_before, |broker| async move {

@@ -162,7 +162,7 @@ async fn the_reason_of_a_goodbye_reaches_the_state_and_the_errors_in_each_of_its
         let (agent, mut peer) = linked(&server, options(&server.url()).reconnect(crate::common::give_up)).await;
         peer.send_raw(bytes).await;
         let closed = state(&agent, "the end", State::is_closed).await;
-        let State::Closed { reason: Some(reason) } = closed else { panic!("{closed:?}") };
+        let State::Closed { reason: Some(reason), .. } = closed else { panic!("{closed:?}") };
         assert_eq!((reason.kind(), reason.reason_code()), (ErrorKind::Disconnected, Some(code)));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mqtt_agent::{
-    Agent, Delivery, ErrorKind, LastWill, Options, Outcome, QoS, ReasonCode, Retained, Subscription, Topic, Version,
+    Agent, Delivery, ErrorKind, LastWill, Options, Outcome, QoS, ReasonCode, Retained, Subscription, Version,
 };
 use rumqttc::mqttbytes::v4::SubscribeReasonCode;
 
@@ -23,7 +23,7 @@ broker_test!(every_property_of_a_message_arrives, |broker| async move {
         .message_expiry(Duration::from_millis(59_001))
         .content_type("text/plain")
         .payload_is_utf8(true)
-        .response_topic(Topic::new("re/1").unwrap())
+        .response_topic("re/1")
         .correlation_data(&b"\0\xff"[..])
         .user_property("a", "1")
         .user_property("b", "2")
@@ -167,7 +167,7 @@ async fn what_belongs_to_mqtt_5_is_an_error_on_an_earlier_version() {
         publish().message_expiry(secs(1)),
         publish().content_type("text/plain"),
         publish().payload_is_utf8(true),
-        publish().response_topic(Topic::new("a").unwrap()),
+        publish().response_topic("a"),
         publish().correlation_data("x"),
         publish().user_property("a", "b"),
     ];
@@ -176,6 +176,8 @@ async fn what_belongs_to_mqtt_5_is_an_error_on_an_earlier_version() {
         let error = publish.await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unsupported, Outcome::NotSent));
     }
+    let error = publish().response_topic("a/#").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidTopic);
     assert_eq!(agent.subscribe("a").no_local(true).await.unwrap_err().kind(), ErrorKind::Unsupported);
     assert_eq!(agent.subscribe("a").retain_as_published(true).await.unwrap_err().kind(), ErrorKind::Unsupported);
     for options in [

@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 use mqtt_agent::testing::{Broker, Device};
-use serde_json::Value;
+use serde_json::{json, Value};
 
 use crate::browser::Browser;
 use crate::server::{read_until, send, Server};
@@ -28,7 +28,9 @@ async fn the_server_tells_what_it_knows_and_what_is_new() {
     device.agent().publish("devices/<b>/telemetry", r#"{"celsius":21.5}"#).await.unwrap();
     read_until(&mut events, r#""celsius":21.5"#).await;
 
-    let answers = send(server.post("/ping")).await.text().await.unwrap();
+    let lost = send(server.post("/ping").json(&json!({ "id": "<b>" }))).await;
+    assert_eq!(lost.status(), 504);
+    let answers = send(server.post("/ping/all")).await.text().await.unwrap();
     let answers: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((answers.len(), &answers[0]["total"]), (3, &Value::from(2)), "{answers:?}");
     let of = |id: &str| answers.iter().find(|answer| answer["id"] == id).unwrap();
@@ -98,6 +100,12 @@ async fn the_page_says_what_is_wrong() {
     browser.until("document.querySelector('.card h3')?.textContent.startsWith('<img ')").await;
     browser.until(&format!("!({cannot_ping})")).await;
     assert_eq!(browser.run("return document.title").await, "Fleet");
+
+    // And one that would lead elsewhere if it were put into a path.
+    device.agent().publish("devices/../telemetry", reading).retain(true).await.unwrap();
+    browser.until("cards.has('..')").await;
+    browser.run("document.querySelector('button[aria-label=\"Ping ..\"]').click()").await;
+    browser.until("document.querySelector('[data-id=\"..\"] output').textContent === 'no reply'").await;
 
     let banner = "document.querySelector('#banner')";
     broker.stop().await.unwrap();

@@ -24,7 +24,7 @@ pub(crate) struct Results {
     /// MiB after connecting, and at most; by client.
     pub(crate) memory: HashMap<&'static str, (f64, f64)>,
     /// What was left out, and why.
-    pub(crate) missing: BTreeMap<&'static str, String>,
+    pub(crate) missing: BTreeMap<String, String>,
     pub(crate) settings: Vec<Setting>,
 }
 
@@ -56,7 +56,7 @@ impl Lab {
             if start("probe").is_some() {
                 self.time(setting, start, &mut results);
             } else {
-                results.missing.insert(setting.name(), "it is not installed here".to_owned());
+                results.missing.insert(setting.name().to_owned(), "it is not installed here".to_owned());
             }
         }
         results
@@ -82,7 +82,7 @@ impl Lab {
                 None => {
                     let why = if contender.is_python { "Python does not have it here, or " } else { "" };
                     let why = format!("{why}it did not connect to {}", setting.name());
-                    results.missing.entry(contender.label).or_insert(why);
+                    results.missing.entry(contender.label.to_owned()).or_insert(why);
                 }
             }
         }
@@ -112,7 +112,7 @@ impl Lab {
         let slow = clients.iter().map(|(contender, _)| contender).filter(|contender| contender.is_python);
         let mut left_out: Vec<_> = slow.filter(|_| hurries).map(|contender| contender.name).collect();
         if hurries {
-            results.missing.insert("Python, for the last items", "there was no time for it".to_owned());
+            results.missing.insert("Python, for the last items".to_owned(), "there was no time for it".to_owned());
         }
         // The first is not counted: it subscribes, and fills what is kept for later.
         for round in 0..=rounds {
@@ -127,7 +127,7 @@ impl Lab {
                 if item.held > 0 && round == 0 {
                     answer = process.perform(Work::Hold { filters: item.held });
                 }
-                let by = contender.slower * if self.quick { 10 } else { 1 };
+                let by = contender.slower * setting.slower() * if self.quick { 10 } else { 1 };
                 if let Answer::Done(_) = answer {
                     answer = process.perform(item.work.divided(by));
                 }
@@ -146,7 +146,7 @@ impl Lab {
                     }
                     Answer::Failed => {
                         let why = format!("it failed or took too long at \"{}\" on {}", item.key, setting.name());
-                        results.missing.insert(contender.label, why);
+                        results.missing.insert(contender.label.to_owned(), why);
                         false
                     }
                 }
@@ -158,7 +158,7 @@ impl Lab {
     fn count(&self, broker: &Broker, results: &mut Results) {
         let has_valgrind = Command::new("valgrind").arg("--version").output().is_ok();
         if !has_valgrind {
-            results.missing.insert("instructions", "valgrind is not installed here".to_owned());
+            results.missing.insert("instructions".to_owned(), "valgrind is not installed here".to_owned());
         }
         for contender in CONTENDERS.iter().filter(|contender| !contender.is_python) {
             self.progress(&format!("counting: {}", contender.label));
@@ -181,9 +181,16 @@ impl Lab {
                 if !results.allocations.contains_key(&(name, contender.name)) {
                     continue;
                 }
-                if let Some(all) = instructions(&command, &[work]) {
-                    let each = (all - base) / work.operations() as f64;
-                    results.instructions.insert((name, contender.name), each);
+                let work = work.divided(contender.slower);
+                match instructions(&command, &[work]) {
+                    Some(all) => {
+                        let each = (all - base) / work.operations() as f64;
+                        results.instructions.insert((name, contender.name), each);
+                    }
+                    None => {
+                        let what = format!("{}, instructions of {name}", contender.label);
+                        results.missing.insert(what, "it failed or took too long under callgrind".to_owned());
+                    }
                 }
             }
         }

@@ -53,6 +53,14 @@ impl Setting {
         }
     }
 
+    /// How many times fewer operations are done there, so that there is time for more than one round.
+    pub(crate) fn slower(self) -> usize {
+        match self {
+            Self::Null | Self::NullTls => 1,
+            Self::Mosquitto | Self::MosquittoTls => 3,
+        }
+    }
+
     pub(crate) fn is_tls(self) -> bool {
         matches!(self, Self::NullTls | Self::MosquittoTls)
     }

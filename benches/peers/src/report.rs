@@ -83,7 +83,7 @@ fn page(results: &Results, seconds: u64) -> String {
          | azure_iot_operations_mqtt, 100,000 filters | it asks each of them about each message: a run would take minutes |\n\
          | aiomqtt, 1,000 streams and filters held | it has one stream for all, and leaves it to the application to find \
          out whom a message is for |\n\
-         | blocking socket, what is not in its rows | there is no client that would know of acknowledgements and streams |\n",
+         | blocking socket, what is not in its rows | it knows nothing of acknowledgements and streams |\n",
     );
     page
 }

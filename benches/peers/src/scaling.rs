@@ -92,7 +92,7 @@ fn fleet(results: &Results, text: &mut String) {
          from 1,000 streams:\n\n\
          - readings: {} / {READING} = {} a second, × {} µs = {} ms of each second;\n\
          - calls: {} / {CALL} = {} a second, × {} µs = {} ms of each second;\n\
-         - together {} % of one core, so that half a core carries {} such devices.",
+         - together {} % of one core, so that half a core carries {} such devices;",
         show(DEVICES),
         show(DEVICES),
         show(readings),
@@ -106,16 +106,21 @@ fn fleet(results: &Results, text: &mut String) {
         about(DEVICES * 0.5 / used)
     );
     if let Some([_, rate, _]) = spread(results, Setting::Mosquitto, "receive", ours(), RATE) {
-        // A call is a message to the broker and one from it.
+        // A call is two messages that the broker takes from one and hands to another, as it does with a reading.
         let messages = readings + 2.0 * calls;
+        let per_core = DEVICES * rate * 1e3 / messages / 2.0;
         let _ = writeln!(
             text,
-            "- the broker has {} + 2 × {} = {} messages a second through this connection, {} % of the {} thousand above.",
+            "- the broker forwards {} + 2 × {} = {} messages a second, {} % of the {} thousand that one of its cores did \
+             above: half a core of it carries {} such devices, and a million take {} brokers of one core, or one that \
+             uses as many.",
             show(readings),
             show(calls),
             show(messages),
             show(messages / rate / 10.0),
-            show(rate)
+            show(rate),
+            about(per_core),
+            (1e6 / per_core).ceil()
         );
     }
 }

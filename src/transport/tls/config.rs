@@ -47,7 +47,7 @@ fn read(name: &str, pem: &Pem) -> Result<(String, Vec<u8>), Error> {
 }
 
 pub(super) fn build(settings: &TlsSettings, material: &Material) -> Result<ClientConfig, Error> {
-    let provider = provider(settings)?;
+    let provider = provider(settings, of_feature)?;
     // Never `ClientConfig::builder()`: it panics where two crates have switched on a provider each.
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(
         |source| {
@@ -64,20 +64,25 @@ pub(super) fn build(settings: &TlsSettings, material: &Material) -> Result<Clien
     Ok(config)
 }
 
-/// The one that was given, else the one the program has installed, else the one of the crate's feature.
-fn provider(settings: &TlsSettings) -> Result<Arc<CryptoProvider>, Error> {
-    if let Some(provider) = settings.provider.as_ref().or(CryptoProvider::get_default()) {
-        return Ok(provider.clone());
-    }
+/// The one that was given, else the one the program has installed, else the crate's own.
+fn provider(settings: &TlsSettings, own: fn() -> Option<CryptoProvider>) -> Result<Arc<CryptoProvider>, Error> {
+    let given = settings.provider.as_ref().or(CryptoProvider::get_default()).cloned();
+    given.or_else(|| own().map(Arc::new)).ok_or_else(|| {
+        Error::tls(
+            TlsFailure::NoProvider,
+            "TLS has no crypto provider: enable the feature tls or tls-ring, give one by crypto_provider, or install one",
+        )
+    })
+}
+
+/// The provider that a feature of this crate has brought in.
+fn of_feature() -> Option<CryptoProvider> {
     #[cfg(feature = "tls")]
-    return Ok(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    return Some(rustls::crypto::aws_lc_rs::default_provider());
     #[cfg(all(feature = "tls-ring", not(feature = "tls")))]
-    return Ok(Arc::new(rustls::crypto::ring::default_provider()));
+    return Some(rustls::crypto::ring::default_provider());
     #[cfg(not(any(feature = "tls", feature = "tls-ring")))]
-    Err(Error::tls(
-        TlsFailure::NoProvider,
-        "TLS has no crypto provider: enable the feature tls or tls-ring, give one by crypto_provider, or install one",
-    ))
+    None
 }
 
 fn roots(material: &Material) -> Result<RootCertStore, Error> {
@@ -175,16 +180,14 @@ impl ServerCertVerifier for AcceptAnything {
     }
 }
 
-#[cfg(all(test, not(any(feature = "tls", feature = "tls-ring"))))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::ErrorKind;
 
     #[test]
     fn without_a_provider_there_is_an_error_that_says_where_to_get_one() {
-        let settings = TlsSettings { ca: vec![Pem::Text(Vec::new())], ..TlsSettings::default() };
-        let material = Material { ca: Vec::new(), cert: None, key: None };
-        let error = build(&settings, &material).unwrap_err();
+        let error = provider(&TlsSettings::default(), || None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Tls(TlsFailure::NoProvider));
         assert!(error.to_string().contains("crypto_provider"), "{error}");
     }

@@ -2,10 +2,8 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::super::{
-    publish, put_length, v4, v5, whole_seconds, Output, PacketId, Publish, CONNACK, DISCONNECT, PUBREL, SUBACK,
-    UNSUBACK,
-};
+use super::super::frame::{self, CONNACK, DISCONNECT, PINGRESP, PUBACK, PUBCOMP, PUBREC, PUBREL, SUBACK, UNSUBACK};
+use super::super::{publish, put_length, v4, v5, whole_seconds, Output, PacketId, Publish};
 use crate::properties::Properties;
 use crate::{ReasonCode, Version};
 
@@ -49,14 +47,14 @@ pub(crate) fn encode_answer(version: Version, answer: Answer<'_>, buf: &mut Byte
         Answer::ConnAck { session_present, code, .. } => {
             buf.put_slice(&[CONNACK << 4, 2, u8::from(session_present), v4::connack_code(code)]);
         }
-        Answer::PubAck(id, code) => put_ack(4 << 4, id, code.0, is_v5, buf),
-        Answer::PubRec(id, code) => put_ack(5 << 4, id, code.0, is_v5, buf),
+        Answer::PubAck(id, code) => put_ack(PUBACK << 4, id, code.0, is_v5, buf),
+        Answer::PubRec(id, code) => put_ack(PUBREC << 4, id, code.0, is_v5, buf),
         Answer::PubRel(id) => put_ack(PUBREL << 4 | 0b0010, id, 0, is_v5, buf),
-        Answer::PubComp(id) => put_ack(7 << 4, id, 0, is_v5, buf),
+        Answer::PubComp(id) => put_ack(PUBCOMP << 4, id, 0, is_v5, buf),
         Answer::SubAck(id, codes) => put_codes(SUBACK, id, codes, is_v5, buf),
         Answer::UnsubAck(id, codes) if is_v5 => put_codes(UNSUBACK, id, codes, is_v5, buf),
         Answer::UnsubAck(id, _) => put_codes(UNSUBACK, id, &[], is_v5, buf),
-        Answer::PingResp => buf.put_slice(&[13 << 4, 0]),
+        Answer::PingResp => buf.put_slice(&[PINGRESP << 4, 0]),
         Answer::Disconnect(code) if is_v5 => buf.put_slice(&[DISCONNECT << 4, 1, code.0]),
         Answer::Disconnect(_) => {}
     }
@@ -98,11 +96,11 @@ pub(crate) fn encode_publish(
         let held = publish.properties.as_deref().unwrap_or(Properties::NONE);
         let mut fields = v5::fields(held, held.message_expiry.map(whole_seconds), None);
         fields.subscription_identifiers = identifiers.to_vec();
-        v4::written(&fields.write(&mut properties));
+        frame::written(&fields.write(&mut properties));
     }
     let mut output = Output::new(false);
     publish::encode(publish, publish.topic.as_str(), id, dup, &properties, &mut output);
-    buf.extend_from_slice(output.one_slice().unwrap_or_default());
+    buf.extend_from_slice(output.packets());
 }
 
 #[cfg(test)]

@@ -1,83 +1,131 @@
-//! The properties of a PUBLISH that arrives.
+//! The properties of the packets that a broker sends (MQTT 5, section 2.2.2).
 //!
-//! By hand: the codec counts each subscription identifier a byte too long, so that where there are several it takes what
-//! is left of the properties for the start of the payload.
-
-use std::time::Duration;
+//! Read here rather than by the codec, which miscounts subscription identifiers, and lets a property run on beyond the
+//! length that all of them have: into the payload of a message.
 
 use bytes::{Buf, Bytes};
+use bytestring::ByteString;
 
-use super::read_length;
-use crate::properties::Properties;
-use crate::wire::publish::malformed;
-use crate::{Error, Topic};
+use crate::wire::frame::{malformed, read_length};
+use crate::Error;
 
-/// What a PUBLISH has besides its topic and payload.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Fields {
-    pub(super) properties: Properties,
-    pub(super) alias: Option<u16>,
-    pub(super) subscriptions: Vec<usize>,
+// Table 2-4.
+pub(super) const PAYLOAD_FORMAT_INDICATOR: u8 = 0x01;
+pub(super) const MESSAGE_EXPIRY_INTERVAL: u8 = 0x02;
+pub(super) const CONTENT_TYPE: u8 = 0x03;
+pub(super) const RESPONSE_TOPIC: u8 = 0x08;
+pub(super) const CORRELATION_DATA: u8 = 0x09;
+pub(super) const SUBSCRIPTION_IDENTIFIER: u8 = 0x0b;
+pub(super) const SESSION_EXPIRY_INTERVAL: u8 = 0x11;
+pub(super) const ASSIGNED_CLIENT_IDENTIFIER: u8 = 0x12;
+pub(super) const SERVER_KEEP_ALIVE: u8 = 0x13;
+pub(super) const AUTHENTICATION_METHOD: u8 = 0x15;
+pub(super) const AUTHENTICATION_DATA: u8 = 0x16;
+pub(super) const RESPONSE_INFORMATION: u8 = 0x1a;
+pub(super) const SERVER_REFERENCE: u8 = 0x1c;
+pub(super) const REASON_STRING: u8 = 0x1f;
+pub(super) const RECEIVE_MAXIMUM: u8 = 0x21;
+pub(super) const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
+pub(super) const TOPIC_ALIAS: u8 = 0x23;
+pub(super) const MAXIMUM_QOS: u8 = 0x24;
+pub(super) const RETAIN_AVAILABLE: u8 = 0x25;
+pub(super) const USER_PROPERTY: u8 = 0x26;
+pub(super) const MAXIMUM_PACKET_SIZE: u8 = 0x27;
+pub(super) const WILDCARD_SUBSCRIPTION_AVAILABLE: u8 = 0x28;
+pub(super) const SUBSCRIPTION_IDENTIFIERS_AVAILABLE: u8 = 0x29;
+pub(super) const SHARED_SUBSCRIPTION_AVAILABLE: u8 = 0x2a;
+
+/// The properties at the start of a packet, taken off it one by one: the identifier of one, then its value.
+pub(super) struct Fields<'a> {
+    packet: &'a mut Bytes,
+    /// How much of the packet is behind them, in bytes.
+    behind: usize,
+    /// The type of the packet.
+    kind: u8,
+    /// A bit for each that came.
+    seen: u64,
 }
 
-/// Takes the properties off the front of what follows the packet identifier; None where there are none.
-pub(super) fn take(payload: &mut Bytes) -> Result<Option<Fields>, Error> {
-    let (length, size) = read_length(payload, 0).ok_or_else(malformed)?;
-    payload.advance(size);
-    if length == 0 {
-        return Ok(None);
+impl<'a> Fields<'a> {
+    /// `packet` begins with their length.
+    pub(super) fn of(packet: &'a mut Bytes, kind: u8) -> Result<Self, Error> {
+        let (length, size) = read_length(packet).ok_or_else(|| malformed(kind))?;
+        packet.advance(size);
+        let behind = packet.len().checked_sub(length).ok_or_else(|| malformed(kind))?;
+        Ok(Self { packet, behind, kind, seen: 0 })
     }
-    let mut block = take_bytes(payload, length)?;
-    let mut fields = Fields::default();
-    while !block.is_empty() {
-        fields.take_one(&mut block)?;
-    }
-    Ok(Some(fields))
-}
 
-impl Fields {
-    /// The numbers are those of section 2.2.2.2.
-    fn take_one(&mut self, block: &mut Bytes) -> Result<(), Error> {
-        let Self { properties, alias, subscriptions } = self;
-        match block.get_u8() {
-            0x01 => properties.payload_is_utf8 = take_number(block, 1)? == 1,
-            0x02 => properties.message_expiry = Some(Duration::from_secs(take_number(block, 4)?.into())),
-            0x03 => properties.content_type = Some(take_text(block)?),
-            // One that is not valid is nothing to answer to. It comes from another client, which must not be able to end
-            // this one's connection.
-            0x08 => properties.response_topic = Topic::new(take_text(block)?).ok(),
-            0x09 => properties.correlation_data = Some(take_field(block)?),
-            0x0b => {
-                let (identifier, size) = read_length(block, 0).ok_or_else(malformed)?;
-                block.advance(size);
-                subscriptions.push(identifier);
-            }
-            // Of two bytes.
-            0x23 => *alias = Some(take_number(block, 2)? as u16),
-            0x26 => properties.user_properties.push((take_text(block)?, take_text(block)?)),
-            _ => return Err(malformed()),
+    /// The identifier of the next one, whose value is to be taken next; None when there are no more.
+    pub(super) fn next(&mut self) -> Result<Option<u8>, Error> {
+        if self.packet.len() == self.behind {
+            return Ok(None);
         }
-        Ok(())
+        let identifier = self.byte()?;
+        let bit = 1_u64.checked_shl(identifier.into()).ok_or_else(|| self.malformed())?;
+        let may_repeat = matches!(identifier, USER_PROPERTY | SUBSCRIPTION_IDENTIFIER);
+        if self.seen & bit != 0 && !may_repeat {
+            return Err(self.malformed());
+        }
+        self.seen |= bit;
+        Ok(Some(identifier))
     }
-}
 
-/// A number of at most four bytes.
-fn take_number(block: &mut Bytes, size: usize) -> Result<u32, Error> {
-    Ok(take_bytes(block, size)?.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)))
-}
-
-fn take_text(block: &mut Bytes) -> Result<String, Error> {
-    String::from_utf8(take_field(block)?.to_vec()).map_err(|source| malformed().with_source(source))
-}
-
-fn take_field(block: &mut Bytes) -> Result<Bytes, Error> {
-    let length = take_number(block, 2)? as usize;
-    take_bytes(block, length)
-}
-
-fn take_bytes(block: &mut Bytes, length: usize) -> Result<Bytes, Error> {
-    if length > block.len() {
-        return Err(malformed());
+    pub(super) fn byte(&mut self) -> Result<u8, Error> {
+        self.need(1)?;
+        Ok(self.packet.get_u8())
     }
-    Ok(block.split_to(length))
+
+    pub(super) fn flag(&mut self) -> Result<bool, Error> {
+        Ok(self.byte()? != 0)
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, Error> {
+        self.need(2)?;
+        Ok(self.packet.get_u16())
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, Error> {
+        self.need(4)?;
+        Ok(self.packet.get_u32())
+    }
+
+    /// A variable byte integer.
+    pub(super) fn number(&mut self) -> Result<usize, Error> {
+        let (number, size) = read_length(self.packet).ok_or_else(|| self.malformed())?;
+        self.need(size)?;
+        self.packet.advance(size);
+        Ok(number)
+    }
+
+    pub(super) fn data(&mut self) -> Result<Bytes, Error> {
+        let length = self.u16()?.into();
+        self.need(length)?;
+        Ok(self.packet.split_to(length))
+    }
+
+    pub(super) fn text(&mut self) -> Result<ByteString, Error> {
+        ByteString::try_from(self.data()?).map_err(|source| self.malformed().with_source(source))
+    }
+
+    /// Memory of its own.
+    pub(super) fn string(&mut self) -> Result<String, Error> {
+        Ok(self.text()?.to_string())
+    }
+
+    pub(super) fn pair(&mut self) -> Result<(String, String), Error> {
+        Ok((self.string()?, self.string()?))
+    }
+
+    /// Of one that this packet may not have, or that is not as it must be.
+    pub(super) fn malformed(&self) -> Error {
+        malformed(self.kind)
+    }
+
+    /// Refuses to read into what is behind.
+    fn need(&self, bytes: usize) -> Result<(), Error> {
+        match self.packet.len() - self.behind >= bytes {
+            true => Ok(()),
+            false => Err(self.malformed()),
+        }
+    }
 }

@@ -164,24 +164,42 @@ fn a_publish_comes_back_as_it_went_out_with_all_its_properties() {
     for properties in [None, Some(Box::new(full_properties()))] {
         let (topic, payload) = (Topic::new("température").unwrap(), Bytes::from_static(b"21"));
         let publish = Publish { topic, payload, qos: QoS::AtLeastOnce, retain: true, properties, lenient: false };
-        let sent = publish.clone();
         let expiry = publish.properties.as_ref().map(|_| 7);
-        let buf = encoded(Outbound::Publish { publish: &sent, id: 9, dup: true, expiry });
-        assert_eq!(sent, publish, "the topic was lent and came back");
+        let buf = encoded(Outbound::Publish { publish: &publish, id: 9, dup: true, expiry });
         assert!(buf.len() <= super::super::publish_size(&publish, Version::V5));
         let Inbound::Publish(incoming) = decode_one(&buf) else { panic!("no publish") };
-        assert_eq!((incoming.topic, incoming.payload, incoming.qos), (sent.topic, sent.payload, QoS::AtLeastOnce));
+        assert_eq!(
+            (incoming.topic, incoming.payload, incoming.qos),
+            (publish.topic, publish.payload, QoS::AtLeastOnce)
+        );
         assert_eq!((incoming.properties, incoming.id), (publish.properties, 9));
         assert!(incoming.retain && incoming.dup);
     }
 }
 
-#[test]
-fn an_incoming_message_names_its_subscriptions_and_resolves_its_alias() {
-    let message = |bytes: &[u8]| match decode_one(bytes) {
+fn message(bytes: &[u8]) -> Incoming {
+    match decode_one(bytes) {
         Inbound::Publish(incoming) => incoming,
         other => panic!("{other:?}"),
-    };
+    }
+}
+
+#[test]
+fn the_payload_begins_where_the_properties_end_however_many_there_are() {
+    let three = message(b"\x30\x0b\0\x01a\x06\x0b\x01\x0b\x02\x0b\x03x");
+    assert_eq!((three.subscriptions, &three.payload[..]), (vec![1, 2, 3], &b"x"[..]));
+    let with_format = message(b"\x30\x0c\0\x01a\x06\x0b\x01\x0b\x02\x01\x01xy");
+    assert_eq!((with_format.subscriptions, &with_format.payload[..]), (vec![1, 2], &b"xy"[..]));
+    assert!(with_format.properties.unwrap().payload_is_utf8);
+    let with_alias = message(b"\x30\x10\0\x01a\x0a\x0b\x01\x0b\x80\x01\x0b\x03\x23\0\x02xy");
+    assert_eq!((with_alias.subscriptions, &with_alias.payload[..]), (vec![1, 128, 3], &b"xy"[..]));
+    let many = [&[0x30, 0xce, 1, 0, 1, b'a', 0xc8, 1][..], &[0x0b, 7].repeat(100), b"x"].concat();
+    let many = message(&many);
+    assert_eq!((many.subscriptions, &many.payload[..]), (vec![7; 100], &b"x"[..]));
+}
+
+#[test]
+fn an_incoming_message_names_its_subscriptions_and_resolves_its_alias() {
     let named = message(&[0x30, 9, 0, 1, b'a', 5, 0x0b, 3, 0x0b, 0x80, 1]);
     assert_eq!((named.subscriptions, named.properties), (vec![3, 128], None));
     let both = decode_all(&[0x30, 7, 0, 1, b'a', 3, 0x23, 0, 2, 0x30, 6, 0, 0, 3, 0x23, 0, 2]).unwrap();
@@ -246,6 +264,18 @@ fn what_the_protocol_forbids_is_an_error() {
         ("a publish without a property length", &[0x30, 3, 0, 1, b'a']),
         ("a property of another packet", &[0x30, 9, 0, 1, b'a', 5, 0x11, 0, 0, 0, 1]),
         ("a property that ends beyond the packet", &[0x30, 5, 0, 1, b'a', 5, 0x03]),
+        ("a property that ends in the payload", &[0x30, 9, 0, 1, b'a', 3, 0x03, 0, 2, b'x', b'y']),
+        ("a number that ends in the payload", &[0x30, 7, 0, 1, b'a', 2, 0x0b, 0x80, 1]),
+        ("properties without an end", &[0x30, 7, 0, 1, b'a', 0xff, 0xff, 0xff, 0xff]),
+        ("two aliases", &[0x30, 10, 0, 1, b'a', 6, 0x23, 0, 1, 0x23, 0, 1]),
+        ("a property that there is not", &[0x30, 6, 0, 1, b'a', 2, 0x7f, 0]),
+        ("a content type that is not UTF-8", &[0x30, 8, 0, 1, b'a', 4, 0x03, 0, 1, 0xff]),
+        ("a suback whose text ends in its codes", &[0x90, 8, 0, 1, 3, 0x1f, 0, 2, 0, 0]),
+        ("a connack that goes on after its properties", &[0x20, 4, 0, 0, 0, 0]),
+        ("a connack whose text is longer than its properties", &[0x20, 8, 0, 0, 3, 0x1f, 0, 2, b'n', b'o']),
+        ("a puback that goes on after its properties", &[0x40, 5, 0, 7, 0x87, 0, 0]),
+        ("a disconnect with authentication data", &[0xe0, 5, 0, 3, 0x16, 0, 0]),
+        ("an auth that goes on after its properties", &[0xf0, 3, 0x18, 0, 0]),
         ("a suback without a property length", &[0x90, 2, 0, 1]),
         ("a suback without codes", &[0x90, 3, 0, 1, 0]),
         ("a connack of one byte", &[0x20, 1, 0]),
@@ -358,18 +388,4 @@ fn a_will_carries_its_properties_and_delay() {
     encode_connect(&connect, &mut buf);
     let tail = [9, 0x18, 0, 0, 0, 5, 0x03, 0, 1, b't', 0, 1, b'w', 0, 1, b'x'];
     assert_eq!(buf[buf.len() - tail.len()..], tail);
-}
-
-mod properties {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let mut codec = Codec::new(Version::V5, 64);
-            let mut buf = BytesMut::from(&bytes[..]);
-            while let Ok(Some(_)) = codec.decode(&mut buf) {}
-        }
-    }
 }
