@@ -44,8 +44,10 @@ impl Bench {
     }
 }
 
+const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
+
 fn each_version(bound: f64, what: &str, count: impl Fn(&Bench) -> f64) {
-    for version in [Version::V311, Version::V5] {
+    for version in VERSIONS {
         let counted = count(&Bench::new(version));
         println!("{what}, {version:?}: {counted:.2} allocations");
         assert!(counted <= bound, "{what}, {version:?}: {counted:.2} allocations for each, at most {bound} are good");
@@ -60,12 +62,18 @@ async fn publish(agent: &Agent, qos: QoS) {
 // The topic, the answer's channel, and the place of the future in `join_all`.
 #[test]
 fn a_publish_at_qos_0_takes_three_allocations() {
-    each_version(4.0, "QoS 0", |bench| bench.count(|| publish(&bench.agent, QoS::AtMostOnce)));
+    each_version(3.5, "QoS 0", |bench| bench.count(|| publish(&bench.agent, QoS::AtMostOnce)));
 }
 
 #[test]
 fn a_publish_at_qos_1_takes_no_more_than_one_at_qos_0() {
-    each_version(4.0, "QoS 1", |bench| bench.count(|| publish(&bench.agent, QoS::AtLeastOnce)));
+    for version in VERSIONS {
+        let bench = Bench::new(version);
+        let [qos_0, qos_1] = [QoS::AtMostOnce, QoS::AtLeastOnce].map(|qos| bench.count(|| publish(&bench.agent, qos)));
+        println!("{version:?}: {qos_0:.2} allocations at QoS 0, {qos_1:.2} at QoS 1");
+        // Tables that grow have a share in each.
+        assert!(qos_1 < qos_0 + 0.1, "{version:?}: {qos_1:.2} at QoS 1, {qos_0:.2} at QoS 0");
+    }
 }
 
 #[test]
@@ -86,7 +94,7 @@ fn a_received_message_takes_one_allocation() {
 // The topics, two; the filter; the answer's channel, the list of replies, the reply.
 #[test]
 fn a_call_takes_few_allocations() {
-    each_version(8.0, "call", |bench| {
+    each_version(6.0, "call", |bench| {
         bench.count(|| async {
             for _ in 0..OPERATIONS {
                 bench.agent.request("dev/0/rpc", "payload").reply_to("dev/0/rpc/res").await.unwrap();

@@ -57,7 +57,7 @@ fn parts(licence: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
-/// The crates that are built for users on this platform: the licence of each version of each name.
+/// The crates that are built for users, on whatever platform: the licence of each version of each name.
 fn tree(arguments: &[&str]) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut crates: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for line in cargo(&[arguments, &["-f", "{p}|{l}"]].concat()).lines() {
@@ -72,7 +72,18 @@ fn tree(arguments: &[&str]) -> BTreeMap<String, BTreeMap<String, String>> {
 
 fn cargo(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--locked", "--edges", "normal,build", "--prefix", "none", "--no-dedupe"])
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--target",
+            "all",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+            "--no-dedupe",
+        ])
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()

@@ -17,8 +17,8 @@
 //! device.respond_to("dev/42/rpc", |_call| ("dev/42/rpc/res", "pong")).await?;
 //! device.respond_to("dev/43/rpc", |_call| Response::silence()).await?;
 //!
+//! line.cut().await; // The agent makes a new connection, and the call waits for it.
 //! let call = agent.request("dev/42/rpc", "ping").reply_to("dev/42/rpc/res");
-//! line.cut().await; // The call goes on over the next connection.
 //! assert_eq!(call.await?.text(), Ok("pong"));
 //!
 //! let call = agent.request("dev/43/rpc", "ping").reply_to("dev/43/rpc/res").timeout(Duration::from_millis(50));

@@ -30,6 +30,8 @@ pub enum Packet {
 pub(super) struct Plans {
     /// How many of each kind are dropped, by its number.
     drops: [usize; 16],
+    /// How many were dropped and not told yet.
+    dropped: usize,
     refusals: usize,
 }
 
@@ -42,10 +44,16 @@ impl Plans {
         self.refusals += 1;
     }
 
+    /// How many were dropped since this was last asked.
+    pub(super) fn take_dropped(&mut self) -> usize {
+        std::mem::take(&mut self.dropped)
+    }
+
     pub(super) fn take(&mut self, kind: u8) -> Fate {
         let drops = &mut self.drops[usize::from(kind)];
         if *drops > 0 {
             *drops -= 1;
+            self.dropped += 1;
             return Fate::Drop;
         }
         if kind == Packet::SubAck as u8 && self.refusals > 0 {

@@ -41,9 +41,11 @@ pub enum Direction {
 ///
 /// let line = Proxy::start(broker.addr()).await?;
 /// let agent = Agent::connect(line.url()).await?;
-/// line.drop_next(Packet::PubAck); // Sent again after the cut.
+/// line.drop_next(Packet::PubAck);
 /// let publish = tokio::spawn(async move { agent.publish("a", "x").await });
-/// line.cut().await;
+/// line.wait_for_dropped(1).await;
+/// line.cut().await; // The agent reconnects and sends again.
+/// publish.await.expect("no panic")?;
 /// # Ok(())
 /// # }
 /// ```
@@ -163,6 +165,11 @@ impl Proxy {
         self.shared.counts.borrow().bytes_in(direction)
     }
 
+    /// How many packets were dropped so far, as [`drop_next`](Self::drop_next) asked.
+    pub fn dropped(&self) -> usize {
+        self.shared.counts.borrow().dropped
+    }
+
     /// Waits until [`connections`](Self::connections) is at least `count`.
     pub async fn wait_for_connections(&self, count: usize) {
         let what = format!("connection {count} to the proxy");
@@ -179,6 +186,12 @@ impl Proxy {
     pub async fn wait_for_bytes(&self, direction: Direction, count: u64) {
         let what = format!("{count} bytes {direction:?} through the proxy");
         self.wait_until(&what, |counts| counts.bytes_in(direction) >= count).await;
+    }
+
+    /// Waits until [`dropped`](Self::dropped) is at least `count`: the broker has sent them, and nobody will see them.
+    pub async fn wait_for_dropped(&self, count: usize) {
+        let what = format!("{count} packets dropped by the proxy");
+        self.wait_until(&what, |counts| counts.dropped >= count).await;
     }
 
     fn control(&self, change: impl FnOnce(&mut Controls)) {
@@ -263,6 +276,7 @@ impl Controls {
 #[derive(Default)]
 struct Counts {
     accepted: usize,
+    dropped: usize,
     live: BTreeSet<usize>,
     bytes: [u64; 2],
 }

@@ -5,7 +5,7 @@ use std::future::IntoFuture;
 use mqtt_agent::testing::{Broker, Device, MemoryBroker, Packet, Proxy, Response};
 use mqtt_agent::{Agent, ErrorKind, Outcome, State};
 
-use crate::common::{options, state, stats};
+use crate::common::{options, state};
 use crate::support::{millis, secs, url, within, LIMIT};
 
 /// A broker, a faulty line to it, and an agent at the line's end.
@@ -106,8 +106,8 @@ async fn a_puback_that_is_dropped_leaves_its_publish_unknown_until_it_is_sent_ag
 
     line.drop_next(Packet::PubAck);
     let repeated = tokio::spawn(agent.publish("a", "3").timeout(secs(60)).into_future());
-    stats(&agent, "it in flight beside the first", |stats| stats.in_flight == 2).await;
-    // Behind it on the same line: its acknowledgement was dropped before this one came.
+    line.wait_for_dropped(2).await;
+    // Behind it on the same line.
     within(LIMIT, "the one behind", agent.publish("a", "4").into_future()).await.unwrap();
     assert!(!repeated.is_finished());
     line.cut().await;

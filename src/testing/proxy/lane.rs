@@ -90,7 +90,15 @@ impl<'a> Lane<'a> {
     fn look_at(&mut self, bytes: &[u8], passed: &mut Vec<u8>) {
         if self.lane == DOWN {
             let is_v5 = self.is_v5.load(Ordering::Relaxed);
-            return self.packets.pass(bytes, is_v5, &mut self.shared.plans(), passed);
+            let dropped = {
+                let mut plans = self.shared.plans();
+                self.packets.pass(bytes, is_v5, &mut plans, passed);
+                plans.take_dropped()
+            };
+            if dropped > 0 {
+                self.shared.counts.send_modify(|counts| counts.dropped += dropped);
+            }
+            return;
         }
         passed.extend_from_slice(bytes);
         if let Some(connect) = &mut self.connect {
