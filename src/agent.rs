@@ -21,7 +21,7 @@ use crate::options::Options;
 use crate::publish::Publish;
 use crate::request::{Request, RequestEach};
 use crate::serve::{IncomingRequest, IntoReply, Serve};
-use crate::siblings::Siblings;
+use crate::siblings::{Beside, Siblings};
 use crate::state::State;
 use crate::stats::{Counters, Stats};
 use crate::subscribe::{IntoFilters, Subscribe};
@@ -144,9 +144,11 @@ impl Agent {
         let options = Arc::new(options);
         let counters = Arc::new(Counters::default());
         let allowance = Arc::new(Allowance::new(options.max_queued, options.max_queued_bytes));
-        let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first);
+        let siblings = Arc::default();
+        let beside = Box::new(Beside::of(&siblings));
+        let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first, beside);
         runtime.spawn(actor.run());
-        let (requests, siblings, nonce) = (AtomicU64::new(0), Arc::default(), fastrand::u64(..));
+        let (requests, nonce) = (AtomicU64::new(0), fastrand::u64(..));
         Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, siblings, runtime, nonce }) }
     }
 
@@ -433,7 +435,7 @@ impl Agent {
 
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
-        self.state_now().is_connected()
+        self.shared.lanes.state.borrow().is_connected()
     }
 
     /// The state of the connection, to look at or to wait for a change of. The receiver does not keep the agent alive;
@@ -450,7 +452,7 @@ impl Agent {
     }
 
     pub(crate) fn state_now(&self) -> State {
-        State::now(&self.shared.lanes.state)
+        self.shared.lanes.state.borrow().clone()
     }
 
     /// What the agent has done and holds, the sessions of its subscriptions that acknowledge late
