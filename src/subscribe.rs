@@ -68,8 +68,8 @@ impl Retained {
 /// the subscription gives it up, at the broker too; to be continued later, [`close`](Agent::close) the agent, or
 /// [`drain`](Agent::drain) it, first. The state of that connection is not part of [`Agent::state`]; it reconnects as the
 /// agent does. If the policy gives it up while the agent lives, its stream ends with the reason as its last item. Messages
-/// that came before a reconnect and were not acknowledged come again after it: at QoS 1 once more to
-/// a stream that has them already, at QoS 2 not.
+/// that came before a reconnect and were not acknowledged come again after it: at QoS 1 once more to a stream that has
+/// them already, at QoS 2 not.
 ///
 /// ```no_run
 /// # async fn work(_: &mqtt_agent::Message) -> Result<(), std::io::Error> { Ok(()) }
