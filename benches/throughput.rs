@@ -5,6 +5,8 @@
 
 #[path = "throughput/agent.rs"]
 mod agent;
+#[path = "throughput/bare.rs"]
+mod bare;
 #[path = "throughput/contender.rs"]
 mod contender;
 #[path = "throughput/cores.rs"]

@@ -20,6 +20,7 @@ use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
 use crate::options::Options;
 use crate::publish::Publish;
 use crate::request::{Request, RequestEach};
+use crate::runtime::Runtime;
 use crate::serve::{IncomingRequest, IntoReply, Serve};
 use crate::siblings::{Beside, Siblings};
 use crate::state::State;
@@ -30,7 +31,8 @@ use crate::{Error, QoS, Topic};
 /// A handle to one connection to a broker, kept for the life of the process.
 ///
 /// It is cheap to clone and may be used from any task or thread: hand clones to request handlers, workers and
-/// background tasks. All of them share one connection, one set of subscriptions and one set of limits.
+/// background tasks. All of them share one connection, one set of subscriptions and one set of limits. It lives on the
+/// Tokio runtime that it was connected on; its calls may be awaited there, on another one, or by any other executor.
 ///
 /// When the last handle is dropped, what was accepted is still sent and acknowledged (for at most the agent's
 /// [`timeout`](Options::timeout)), then the agent disconnects. A [`Subscription`](crate::Subscription) is no handle; a
@@ -62,7 +64,7 @@ pub(crate) struct Shared {
     counters: Arc<Counters>,
     requests: AtomicU64,
     siblings: Arc<Siblings>,
-    runtime: Handle,
+    pub(crate) runtime: Runtime,
     /// Tells the correlation data of this agent from that of earlier ones with the same reply topic.
     nonce: u64,
 }
@@ -135,7 +137,7 @@ impl Agent {
     /// An agent on the runtime of this one, from whatever thread.
     pub(crate) fn start_beside(&self, options: Options, first: First) -> Result<Self, Error> {
         options.check()?;
-        let runtime = self.shared.runtime.clone();
+        let runtime = self.shared.runtime.of_agent();
         let _context = runtime.enter();
         Ok(Self::start_on(runtime.clone(), options, Some(first)))
     }
@@ -148,7 +150,8 @@ impl Agent {
         let beside = Box::new(Beside::of(&siblings));
         let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first, beside);
         runtime.spawn(actor.run());
-        let (requests, nonce) = (AtomicU64::new(0), fastrand::u64(..));
+        let (requests, nonce) = (AtomicU64::new(0), crate::random::rng().u64(..));
+        let runtime = Runtime::new(runtime);
         Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, siblings, runtime, nonce }) }
     }
 
@@ -375,7 +378,7 @@ impl Agent {
     /// follows. With `$share/<group>/…` each request goes to one of the services of the group.
     ///
     /// Awaited, it returns when the broker has confirmed the filter (SUBACK). Requests are then handled in tasks of
-    /// their own on this Tokio runtime, [`concurrency`](Serve::concurrency) at a time; a request whose message expiry
+    /// their own on this Tokio runtime (the agent's, outside of one), [`concurrency`](Serve::concurrency) at a time; a request whose message expiry
     /// passed while it waited is not handled. The service is a handle: the agent does not end by itself while it runs, and
     /// is drained after its services were stopped, so that their last answers are sent.
     ///
@@ -514,6 +517,10 @@ impl Agent {
 
     pub(crate) fn counters(&self) -> Arc<Counters> {
         self.shared.counters.clone()
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.shared.runtime
     }
 
     pub(crate) fn siblings(&self) -> &Arc<Siblings> {

@@ -25,7 +25,6 @@ pub use subscription::BrokersSubscription;
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), mqtt_agent::Error> {
-/// use futures::StreamExt;
 /// use mqtt_agent::Brokers;
 /// use std::time::Duration;
 ///
@@ -37,7 +36,7 @@ pub use subscription::BrokersSubscription;
 /// let pong = brokers.get("us")?.request("dev/7/rpc", "ping").reply_to("dev/7/rpc/res").await?;
 ///
 /// let mut alarms = brokers.subscribe(|agent| agent.subscribe("alarms/#"));
-/// while let Some((broker, item)) = alarms.next().await {
+/// while let Some((broker, item)) = alarms.recv().await {
 ///     println!("{broker}: {}", item?.topic());
 /// }
 ///
@@ -139,7 +138,7 @@ impl Brokers {
     /// # async fn example(brokers: mqtt_agent::Brokers) -> Result<(), mqtt_agent::Error> {
     /// let mut state = brokers.state();
     /// state.wait_for(|brokers| brokers.values().flatten().all(|state| state.is_connected())).await?;
-    /// while let Some(brokers) = state.changed().await {
+    /// while let Ok(brokers) = state.changed().await {
     ///     println!("{brokers:?}");
     /// }
     /// # Ok(())

@@ -73,7 +73,16 @@ impl<T> Call<T> {
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
-        let answer = ready!(self.poll_answer(cx));
+        self.poll_judged(cx, Ok)
+    }
+
+    /// As `poll`, where the answer may turn out to be a failure of the call: its span tells of that too.
+    pub(crate) fn poll_judged<U>(
+        &mut self,
+        cx: &mut Context<'_>,
+        judge: impl FnOnce(T) -> Result<U, Error>,
+    ) -> Poll<Result<U, Error>> {
+        let answer = ready!(self.poll_answer(cx)).and_then(judge);
         telemetry::finish(&mut self.span, &answer);
         Poll::Ready(answer)
     }
@@ -112,8 +121,10 @@ impl<T> Call<T> {
             Err(TrySendError::Closed(_)) => Stage::Refused(Error::closed()),
             Err(TrySendError::Full(command)) => {
                 let commands = shared.lanes.commands.clone();
+                let sending = async move { commands.send(command).await };
+                let sending = shared.runtime.timed(|| timeout_at(deadline, sending));
                 let sending = async move {
-                    match timeout_at(deadline, commands.send(command)).await {
+                    match sending.await {
                         Ok(Ok(())) => Ok(()),
                         Ok(Err(_)) => Err(Error::closed()),
                         Err(_) => Err(Error::timeout("the agent could not take the call before its deadline")),

@@ -61,10 +61,11 @@ impl Collect {
             return Err(Error::invalid_argument("collect at least one message"));
         }
         let deadline = deadline_after(self.timeout);
+        let runtime = self.subscribe.runtime().clone();
         let mut subscription = self.subscribe.await?;
         let mut messages = Vec::new();
         while messages.len() < self.count {
-            match timeout_at(deadline, subscription.recv()).await {
+            match runtime.timed(|| timeout_at(deadline, subscription.recv())).await {
                 Ok(Some(Ok(message))) => messages.push(message),
                 Ok(Some(Err(gap))) => return Err(gap.with_messages(messages)),
                 Ok(None) => return Err(Error::closed().with_messages(messages)),

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 
 use crate::connection::{Connection, Opening};
 use crate::options::Options;
+use crate::random::rng;
 use crate::telemetry::{self, TARGET};
 use crate::transport::{Endpoint, Transport};
 use crate::Error;
@@ -36,7 +37,7 @@ impl Dialer {
         let endpoints = self.options.endpoints()?;
         let mut order: Vec<_> = (0..endpoints.len()).collect();
         match self.options.shuffle {
-            true => fastrand::shuffle(&mut order),
+            true => rng().shuffle(&mut order),
             false => order.rotate_left(first % endpoints.len()),
         }
         let mut failure = None;

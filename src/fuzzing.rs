@@ -561,7 +561,7 @@ impl World {
         self.session.poll_transmit(&mut self.codec, &mut self.output, self.now);
         assert!(self.is_connected || self.output.is_empty(), "bytes for nobody");
         let mut fresh = self.output.to_bytes().split_off(before);
-        while let Some((packet, _)) = decode_client_packet(self.version, &mut fresh) {
+        while let Some((packet, _)) = decode_client_packet(self.version, &mut fresh).expect("what was encoded") {
             self.sent.push_back(packet);
         }
         assert!(fresh.is_empty(), "half a packet was encoded");

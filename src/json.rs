@@ -1,11 +1,12 @@
 //! JSON payloads.
 
-use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{Error, Message};
 
@@ -63,7 +64,7 @@ impl Message {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a text that is no pointer.
     pub fn json_at<'m, T: Deserialize<'m>>(&'m self, pointer: &str) -> Result<T, Error> {
         let pointer = Pointer::new(pointer)?;
-        match pointer.seek(self.payload(), std::marker::PhantomData) {
+        match pointer.seek(self.payload(), PhantomData) {
             Ok(Some(value)) => Ok(value),
             Ok(None) => Err(Error::decode(format!("the payload has nothing at {pointer}"), self)),
             Err(error) => {
@@ -90,7 +91,7 @@ impl Pointer {
 
     /// The number, text or truth value at this place, in a form that is the same for the same value and no other.
     pub(crate) fn find(&self, payload: &[u8]) -> Option<Bytes> {
-        self.seek(payload, Scalar).ok()??
+        self.seek(payload, PhantomData::<Value>).ok()?.as_ref().and_then(scalar)
     }
 
     /// The first value at this place.
@@ -142,8 +143,8 @@ impl<'de, S: DeserializeSeed<'de>> Visitor<'de> for Seek<'_, S> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let (mut seed, mut found) = (Some(self.seed), None);
         let Some((token, path)) = self.path.split_first() else { return Ok(None) };
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            match seed.take_if(|_| *key == **token) {
+        while let Some(is_next) = map.next_key_seed(Is(token))? {
+            match seed.take_if(|_| is_next) {
                 Some(seed) => found = map.next_value_seed(Seek { path, seed })?,
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -197,58 +198,42 @@ fn index(token: &str) -> Option<usize> {
     is_plain.then(|| token.parse().ok()).flatten()
 }
 
-/// Reads what an identifier can be, and nothing else.
-struct Scalar;
+/// Tells whether a key is this one, which need not be kept for that.
+struct Is<'p>(&'p str);
 
-impl<'de> DeserializeSeed<'de> for Scalar {
-    type Value = Option<Bytes>;
+impl<'de> DeserializeSeed<'de> for Is<'_> {
+    type Value = bool;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_any(self)
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
+        json.deserialize_str(self)
     }
 }
 
-impl<'de> Visitor<'de> for Scalar {
-    type Value = Option<Bytes>;
+impl Visitor<'_> for Is<'_> {
+    type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
+        f.write_str("a key")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Some(Bytes::from_static(if value { b"true" } else { b"false" })))
+    fn visit_str<E>(self, key: &str) -> Result<bool, E> {
+        Ok(key == self.0)
     }
+}
 
-    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Some(value.to_string().into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Some(value.to_string().into()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Some(value.to_string().into()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
-        // No number starts with a quotation mark.
-        Ok(Some(["\"", value].concat().into()))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
+/// What an identifier can be; None of all else. No number starts with a quotation mark.
+fn scalar(value: &Value) -> Option<Bytes> {
+    Some(match value {
+        Value::Bool(value) => value.to_string().into(),
+        Value::String(text) => ["\"", text].concat().into(),
+        // Not as it was written: 17 and 17.0 are the same.
+        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(number), _) => number.to_string().into(),
+            (None, Some(number)) => number.to_string().into(),
+            (None, None) => number.as_f64()?.to_string().into(),
+        },
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    })
 }
 
 #[cfg(test)]
@@ -286,6 +271,22 @@ mod tests {
             assert_eq!(find(pointer, json), None, "{pointer}");
         }
         assert_eq!(Pointer::new("id").unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn a_number_is_found_whatever_it_is() {
+        let numbers = ["0", "17", "-17", "18446744073709551615", "-9223372036854775808", "0.5", "-1.25"];
+        for number in numbers {
+            assert_eq!(find("/id", &format!("{{\"id\":{number}}}")).as_deref(), Some(number));
+        }
+        assert_eq!(find("/id/x", "{\"id\":17}"), None, "nothing is within a number");
+    }
+
+    #[test]
+    fn keys_are_compared_as_what_they_say() {
+        assert_eq!(find("/a", r#"{"\u0061":1}"#).as_deref(), Some("1"));
+        assert_eq!(find("/é", r#"{"é":1}"#).as_deref(), Some("1"));
+        assert_eq!(find("/a", r#"{"aa":1,"":2,"A":3}"#), None);
     }
 
     #[test]

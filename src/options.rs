@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::reconnect::{Backoff, ReconnectPolicy};
 use crate::terms::Version;
 use crate::transport::{Endpoint, Settings};
-use crate::{Agent, Error};
+use crate::{random, Agent, Error};
 
 mod authentication;
 mod check;
@@ -109,7 +109,7 @@ pub enum Offline {
 }
 
 impl Options {
-    /// For a broker at this host that is spoken to in plain TCP. TLS, WebSocket and sockets in the file system begin with
+    /// For a broker at this host, a name or an address alone, that is spoken to in plain TCP. TLS, WebSocket and sockets in the file system begin with
     /// a URL: see [`from_url`](Self::from_url).
     pub fn new(host: impl Into<String>) -> Self {
         Self::from(Endpoint::plain(host))
@@ -383,8 +383,7 @@ impl Options {
 
     /// The identifier to connect with: the one given, or a random one that every broker must accept (MQTT-3.1.3-5).
     pub(crate) fn effective_client_id(&self) -> String {
-        const LENGTH: usize = 23;
-        self.client_id.clone().unwrap_or_else(|| std::iter::repeat_with(fastrand::alphanumeric).take(LENGTH).collect())
+        self.client_id.clone().unwrap_or_else(|| random::name(23))
     }
 
     /// The packet identifier to begin with. A broker that kept a session may hold identifiers of QoS 2 messages of an
@@ -393,7 +392,7 @@ impl Options {
         if self.clean_session {
             1
         } else {
-            fastrand::u16(1..)
+            random::rng().u16(1..)
         }
     }
 
@@ -403,7 +402,7 @@ impl Options {
         if self.clean_session {
             1
         } else {
-            fastrand::u32(1..=268_435_455)
+            random::rng().u32(1..=268_435_455)
         }
     }
 
@@ -482,6 +481,25 @@ mod tests {
         let ids: std::collections::HashSet<_> = (0..1000).map(|_| options.effective_client_id()).collect();
         assert_eq!(ids.len(), 1000);
         assert!(ids.iter().all(|id| id.len() == 23 && id.bytes().all(|byte| byte.is_ascii_alphanumeric())));
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused_and_never_shown() {
+        for text in ["mqtt://u:hunter2@h", "hunter2:1884", "[hunter2::1]", "hunter2\r\nX: y", "hunter2/a", ""] {
+            let options = Options::new(text).port(2883);
+            let error = options.check().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidOptions, "{text}");
+            assert!(!format!("{options:?} {} {error:?}", options.endpoint).contains("hunter2"), "{error:?}");
+        }
+        let error = Options::from_url("unix:/run/broker.sock").unwrap().port(1883).check().unwrap_err();
+        assert!(error.to_string().contains("port is set"), "{error}");
+        Options::new("::1").check().unwrap();
+    }
+
+    #[test]
+    fn a_list_of_brokers_can_be_lent() {
+        let list = vec!["mqtt://second".to_owned(), "mqtt://third".to_owned()];
+        assert_eq!(Options::new("first").failover(&list).endpoints().unwrap().len(), 3);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
+use crate::random::rng;
 use crate::telemetry::TARGET;
 use crate::{Error, ErrorKind, Refusal};
 
@@ -96,6 +97,7 @@ impl ReconnectPolicy for Backoff {
             .with_min_delay(first)
             .with_max_delay(self.limit.max(first))
             .with_jitter()
+            .with_jitter_seed(rng().u64(..))
             .without_max_times()
             .build()
             .nth(doublings)

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{ready, Context, Poll};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -272,7 +272,7 @@ impl Request {
 
     fn check(self, id: RequestId) -> Result<Checked, Error> {
         let options = self.agent.options();
-        let reply_to = self.reply_to.transpose()?;
+        let (reply_to, rejected_by) = (self.reply_to.transpose()?, self.rejected_by.transpose()?);
         if reply_to.is_none() && !options.version.may_be_5() {
             return Err(Error::invalid_argument(
                 "nothing says where the reply will come: call reply_to(topic) on the request",
@@ -280,6 +280,7 @@ impl Request {
         }
         let default = if reply_to.is_some() { Correlation::by_turns } else { Correlation::data };
         let correlation = self.correlation.unwrap_or_else(default);
+        correlation.check(reply_to.as_ref(), rejected_by.as_ref())?;
         let key = correlation.key(self.content.payload()?, || self.agent.correlation_data(id))?;
         let mut properties = self.properties;
         if let Some(Key { extract: Extract::Data, value }) = key.as_deref() {
@@ -289,7 +290,7 @@ impl Request {
                 properties.response_topic = Some(response_topic(filter)?);
             }
         }
-        let reply_to = match (reply_to, self.rejected_by.transpose()?) {
+        let reply_to = match (reply_to, rejected_by) {
             (Some(reply_to), rejected_by) => Some(ReplyPaths { reply_to, rejected_by }),
             (None, None) => None,
             (None, Some(_)) => return Err(Error::invalid_argument("rejected_by goes with reply_to")),
@@ -340,10 +341,12 @@ impl Future for RequestFuture {
     type Output = Result<Message, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let replies = ready!(self.pending.call.poll(cx))?;
-        // The session answers with as many as were asked for.
-        let reply = replies.into_iter().next().ok_or_else(Error::closed)?;
-        Poll::Ready(self.judge.check(reply))
+        let Self { pending, judge } = &mut *self;
+        pending.call.poll_judged(cx, |replies| {
+            // The session answers with as many as were asked for.
+            let reply = replies.into_iter().next().ok_or_else(Error::closed)?;
+            judge.check(reply)
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -126,8 +127,8 @@ impl Serve {
         self
     }
 
-    /// How many handlers may run at the same time, at least 1. Further requests wait, as many as the
-    /// [`capacity`](Self::capacity). Default: 64.
+    /// How many handlers may run at the same time, at least 1; each counts until the broker has its answer, and so does
+    /// an answer that is given again. Further requests wait, as many as the [`capacity`](Self::capacity). Default: 64.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.setup.concurrency = concurrency.max(1);
         self
@@ -152,8 +153,9 @@ impl Serve {
         self
     }
 
-    /// How many answers are remembered, and for how long, to be given again to a request that comes twice; they take
-    /// 16 MiB at most. 0 remembers none. Default: 1024, for a minute.
+    /// How many answers are remembered, and for how long, to be given again to a request that comes once more; they take
+    /// 16 MiB at most, all that is kept of them counted. A request that comes again while its handler runs has its answer
+    /// from that, once. 0 remembers none. Default: 1024, for a minute.
     pub fn remember(mut self, answers: usize, age: Duration) -> Self {
         (self.setup.remembered, self.setup.remembered_for) = (answers, age);
         self
@@ -188,18 +190,35 @@ impl Serve {
         let subscription = subscribe.timeout(self.timeout).await?;
         let counters = Arc::new(Counters::default());
         let (stop, stops) = oneshot::channel();
+        let runtime = self.agent.runtime().clone();
         let server = Server::new(self.agent, subscription, pattern, setup, self.capacity, counters.clone(), stops);
-        tokio::spawn(server.run(self.timeout));
+        runtime.spawn(server.run(self.timeout));
         Ok(Service { stop, counters })
     }
 }
 
 impl IntoFuture for Serve {
     type Output = Result<Service, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Result<Service, Error>> + Send>>;
+    type IntoFuture = ServeFuture;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.start())
+    fn into_future(self) -> ServeFuture {
+        ServeFuture(Box::pin(self.start()))
+    }
+}
+
+/// The future of a [`Serve`].
+///
+/// # Cancel safety
+///
+/// Dropped at any point, it leaves no service behind.
+#[must_use = "nothing is served until this is awaited"]
+pub struct ServeFuture(Pin<Box<dyn Future<Output = Result<Service, Error>> + Send>>);
+
+impl Future for ServeFuture {
+    type Output = Result<Service, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
     }
 }
 
@@ -229,7 +248,7 @@ pub struct ServiceStats {
     pub lost: u64,
     /// Answers that could not be sent.
     pub unsent: u64,
-    /// Now: handlers that run.
+    /// Now: handlers that run, and answers that the broker does not have yet.
     pub running: u64,
     /// Now: requests that wait for a handler.
     pub waiting: u64,
@@ -238,6 +257,8 @@ pub struct ServiceStats {
 impl Service {
     /// Takes no new requests, lets the handlers that run finish for at most `timeout`, and returns how many did not:
     /// these were aborted. What they, and the requests that waited for a handler, were asked is answered with an error.
+    /// Where there is a connection, it also waits, within the same time, until the broker has confirmed that it sends no
+    /// more of them (UNSUBACK).
     ///
     /// # Cancel safety
     ///
@@ -260,6 +281,12 @@ impl Service {
 impl fmt::Debug for Serve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve").field("pattern", &self.pattern).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ServeFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServeFuture").finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::agent::Agent;
 use crate::command::{Close, Notice, Reply};
 use crate::options::Options;
 use crate::stats::{Counters, Stats};
-use crate::{Error, Filter};
+use crate::{Error, Filter, Version};
 
 #[derive(Default)]
 pub(crate) struct Siblings(Mutex<State>);
@@ -131,7 +131,7 @@ impl State {
         ending.retain(|ending| {
             let is_over = ending.notices.is_closed();
             if is_over {
-                *past = past.and(ending.counters.snapshot());
+                *past = past.and(ending.counters.snapshot().totals());
             }
             !is_over
         });
@@ -165,12 +165,34 @@ impl Drop for Sibling {
 }
 
 /// The options of a session for a subscription to `filters`, which holds `capacity` messages at most.
-pub(crate) fn options(agent: &Options, client_id: Option<String>, filters: &[Filter], capacity: usize) -> Options {
-    let derived = || agent.client_id.as_ref().map(|id| format!("{id}-{:08x}", hash(filters)));
+pub(crate) fn options(
+    agent: &Options,
+    client_id: Option<String>,
+    filters: &[Filter],
+    capacity: usize,
+) -> Result<Options, Error> {
+    // With an empty one the broker makes one up: what is derived from that would be the same in each process.
+    let own = agent.client_id.as_ref().filter(|id| !id.is_empty());
     let mut options = agent.clone().holding(capacity);
-    options.client_id = client_id.or_else(derived);
+    options.client_id = match (client_id, own) {
+        (None, Some(own)) => Some(derived(own, filters, agent.version)?),
+        (given, _) => given,
+    };
     options.last_will = None;
-    options
+    Ok(options)
+}
+
+fn derived(own: &str, filters: &[Filter], version: Version) -> Result<String, Error> {
+    /// MQTT 3.1, section 3.1.
+    const LONGEST: usize = 23;
+    let derived = format!("{own}-{:08x}", hash(filters));
+    if version == Version::V31 && derived.chars().count() > LONGEST {
+        return Err(Error::invalid_argument(format!(
+            "MQTT 3.1 allows client identifiers of 23 characters at most, which {derived:?} exceeds: \
+             set Subscribe::client_id"
+        )));
+    }
+    Ok(derived)
 }
 
 /// The same for the same filters in any order, in each process and version: a session that the broker keeps is found
@@ -188,6 +210,7 @@ fn hash(filters: &[Filter]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     fn filters<const N: usize>(texts: [&str; N]) -> [Filter; N] {
         texts.map(|text| Filter::new(text).unwrap())
@@ -196,13 +219,30 @@ mod tests {
     #[test]
     fn the_name_of_a_session_follows_from_the_agents_and_the_filters() {
         let agent = Options::new("localhost").client_id("worker");
-        let name = |filters: &[Filter]| options(&agent, None, filters, 1).client_id.unwrap();
+        let name = |filters: &[Filter]| options(&agent, None, filters, 1).unwrap().client_id.unwrap();
         // What earlier versions made of it.
         assert_eq!(name(&filters(["jobs/#"])), "worker-de73f0bd");
         assert_eq!(name(&filters(["a", "b", "a"])), name(&filters(["b", "a"])));
         assert_ne!(name(&filters(["a", "b"])), name(&filters(["a/b"])));
-        let named = options(&agent, Some("x".into()), &filters(["a"]), 1);
+        let named = options(&agent, Some("x".into()), &filters(["a"]), 1).unwrap();
         assert_eq!(named.client_id.as_deref(), Some("x"));
-        assert_eq!(options(&Options::new("localhost"), None, &filters(["a"]), 1).client_id, None);
+    }
+
+    #[test]
+    fn nothing_follows_from_an_agent_without_a_name() {
+        for agent in [Options::new("localhost"), Options::new("localhost").client_id("")] {
+            assert_eq!(options(&agent, None, &filters(["a"]), 1).unwrap().client_id, None);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_mqtt_3_1_is_refused_with_what_to_do() {
+        let agent = |id: &str| Options::new("localhost").version(Version::V31).client_id(id);
+        assert!(options(&agent("exactly-14-chr"), None, &filters(["a"]), 1).is_ok());
+        let long = agent("this-has-15-chr");
+        let error = options(&long, None, &filters(["a"]), 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains("Subscribe::client_id"), "{error}");
+        assert!(options(&long, Some("x".into()), &filters(["a"]), 1).is_ok());
     }
 }

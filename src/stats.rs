@@ -55,6 +55,11 @@ macro_rules! counters {
             pub(crate) fn and(self, other: Self) -> Self {
                 Self { $($name: self.$name + other.$name,)* ..self }
             }
+
+            /// What remains of them when the one who counted is gone: it holds nothing any more.
+            pub(crate) fn totals(self) -> Self {
+                Self { $($name: total!($kind self.$name),)* ..self }
+            }
         }
     };
 }
@@ -88,6 +93,15 @@ macro_rules! measure {
     };
 }
 
+macro_rules! total {
+    (total $value:expr) => {
+        $value
+    };
+    (now $value:expr) => {
+        0
+    };
+}
+
 counters! {
     /// Messages written to a connection, repetitions included.
     total published,
@@ -101,8 +115,9 @@ counters! {
     total oversized,
     /// Messages that streams lost because they were not taken in time.
     total lagged,
-    /// Messages that were handed over and given up, because ten connections in a row ended on them without an
-    /// acknowledgement: some brokers close the connection on a message that they do not allow.
+    /// Messages that were handed over and given up: because ten connections in a row ended on them without an
+    /// acknowledgement, as some brokers close the connection on a message that they do not allow; or because the
+    /// connection cannot carry them (their size, their QoS, properties).
     total given_up,
     /// Replies that came when no request waited for them any more.
     total late_replies,

@@ -17,6 +17,7 @@ use crate::call::{deadline_after, Call};
 use crate::command::{self, Command, Event, Feed, Reply, SubscriberGuard, Wish};
 use crate::events::Events;
 use crate::options::{check_capacity, Offline};
+use crate::runtime::Runtime;
 use crate::siblings::{self, Opened, Sibling};
 use crate::stats::Counters;
 use crate::{Error, Filter, Message, QoS, Version};
@@ -194,10 +195,15 @@ impl Subscribe {
 
     /// The client identifier of the session of its own that a subscription has with [`acks`](Self::acks) other than
     /// [`Acks::OnArrival`]. Default: random, where the agent's is; else the agent's, a hyphen and eight hexadecimal
-    /// digits that follow from the filters, so that a session that the broker keeps is found again.
+    /// digits that follow from the filters, so that a session that the broker keeps is found again. MQTT 3.1 allows 23
+    /// characters in all: with an agent's identifier of more than 14, this has to be set.
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = Some(client_id.into());
         self
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        self.agent.runtime()
     }
 
     fn check(&self) -> Result<Vec<Filter>, Error> {
@@ -263,7 +269,7 @@ pub struct SubscribeFuture {
 enum Subscribing {
     Refused(Error),
     Start(Box<Subscribe>, Vec<Filter>, Instant),
-    Called { call: Box<Call<Feed>>, counters: Arc<Counters>, own: Option<Own> },
+    Called { call: Box<Call<Feed>>, counters: Arc<Counters>, runtime: Runtime, own: Option<Own> },
     Done,
 }
 
@@ -286,7 +292,7 @@ impl Subscribe {
                 if !is_patient && !self.agent.is_connected() {
                     return Err(Error::offline());
                 }
-                let options = siblings::options(self.agent.options(), self.client_id, &filters, self.capacity);
+                let options = siblings::options(self.agent.options(), self.client_id, &filters, self.capacity)?;
                 let Opened { agent, sibling, first } = self.agent.siblings().open(&self.agent, options, is_patient)?;
                 // It has no connection yet, and is being given one.
                 (agent, Offline::Wait, Some(Own { sibling, first, _beside: self.agent }))
@@ -295,9 +301,9 @@ impl Subscribe {
         let (reply, answer) = Reply::channel();
         let command =
             command::Subscribe { filters, wish: self.wish, capacity: self.capacity, offline, deadline, reply };
-        let counters = agent.counters();
+        let (counters, runtime) = (agent.counters(), agent.runtime().clone());
         let call = Call::new(agent.into_shared(), Command::Subscribe(command), answer, deadline);
-        Ok(Subscribing::Called { call: Box::new(call), counters, own })
+        Ok(Subscribing::Called { call: Box::new(call), counters, runtime, own })
     }
 }
 
@@ -313,9 +319,8 @@ impl Future for SubscribeFuture {
         // Polled after it was ready.
         let Subscribing::Called { call, .. } = &mut self.state else { return Poll::Pending };
         let answer = ready!(call.poll(cx));
-        let Subscribing::Called { counters, own, .. } = std::mem::replace(&mut self.state, Subscribing::Done) else {
-            return Poll::Pending;
-        };
+        let called = std::mem::replace(&mut self.state, Subscribing::Done);
+        let Subscribing::Called { counters, runtime, own, .. } = called else { return Poll::Pending };
         Poll::Ready(match (answer, own) {
             (Ok(feed), own) => {
                 let guard = Guard { subscriber: feed.guard, _own: own.map(|own| Box::new(own.sibling)) };
@@ -325,6 +330,7 @@ impl Future for SubscribeFuture {
                     guard: Arc::new(guard),
                     granted: feed.granted.into(),
                     counters,
+                    runtime,
                     timeout: self.timeout,
                     acks: self.acks,
                     is_ended: false,
@@ -367,6 +373,7 @@ pub struct Subscription {
     guard: Arc<Guard>,
     granted: Arc<[(Filter, QoS)]>,
     counters: Arc<Counters>,
+    runtime: Runtime,
     timeout: Duration,
     acks: Acks,
     is_ended: bool,
@@ -411,7 +418,8 @@ impl Subscription {
     /// ended for this side all the same. [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the agent ends before.
     pub async fn unsubscribe(self) -> Result<(), Error> {
         let Some(guard) = Arc::into_inner(self.guard) else { return Ok(()) };
-        match timeout(self.timeout, guard.subscriber.unsubscribe()).await {
+        let answer = guard.subscriber.unsubscribe();
+        match self.runtime.timed(|| timeout(self.timeout, answer)).await {
             Ok(answer) => answer.unwrap_or_else(|_| Err(Error::closed())),
             Err(_) => Err(Error::timeout("the broker did not confirm the end of the subscription in time")),
         }
@@ -431,6 +439,7 @@ impl Clone for Subscription {
             guard: self.guard.clone(),
             granted: self.granted.clone(),
             counters: self.counters.clone(),
+            runtime: self.runtime.clone(),
             timeout: self.timeout,
             acks: self.acks,
             is_ended: false,

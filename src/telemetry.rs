@@ -6,7 +6,8 @@
 //! # Spans
 //!
 //! A call's span begins when the call is first polled, within the span of its caller, and ends with the call, also when
-//! its future is dropped. `error` is recorded when it fails. What is handed over without waiting has none.
+//! its future is dropped. `error` is recorded when it fails; that the other side answered with an error is told, but not
+//! in its words. What is handed over without waiting has no span.
 //!
 //! | name | level | fields |
 //! |---|---|---|
@@ -30,6 +31,10 @@
 //! | `mqtt.unknown_variables` | warn | `variables`: see [`Options::from_env`](crate::Options::from_env) |
 //! | `mqtt.given_up` | warn | `topic` or `error`: see [`Stats::given_up`](crate::Stats::given_up) |
 //! | `mqtt.oversized` | warn | `size`: see [`Stats::oversized`](crate::Stats::oversized) |
+//! | `mqtt.requests_lost` | warn | `filter`, `error`: see [`ServiceStats::lost`](crate::ServiceStats::lost) |
+//! | `mqtt.no_reply_topic` | warn | `topic`, `error`: what says where the answer to a request goes gave no valid topic |
+//! | `mqtt.answer_unsent` | warn | `topic`, `error`: see [`ServiceStats::unsent`](crate::ServiceStats::unsent) |
+//! | `mqtt.closure_panicked` | error | `topic`: a closure given to [`Serve`](crate::Serve) or [`Correlation`](crate::rpc::Correlation) panicked on this message |
 //!
 //! # Metrics
 //!
@@ -51,7 +56,7 @@ use tracing::field::{display, Empty};
 use tracing::{debug_span, Instrument, Span};
 
 use crate::command::Command;
-use crate::{Endpoint, Error, Message};
+use crate::{Endpoint, Error, ErrorKind, Message};
 
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -112,8 +117,15 @@ pub(crate) fn serving(request: &Message) -> Span {
 
 /// Ends a span with what came of it.
 pub(crate) fn finish<T>(span: &mut Span, outcome: &Result<T, Error>) {
-    if let Err(error) = outcome {
-        span.record("error", display(error));
+    match outcome {
+        Ok(_) => {}
+        // The text has the beginning of what the other side said, which is payload.
+        Err(error) if error.kind() == ErrorKind::Remote => {
+            span.record("error", "the other side answered with an error");
+        }
+        Err(error) => {
+            span.record("error", display(error));
+        }
     }
     *span = Span::none();
 }

@@ -279,7 +279,7 @@ macro_rules! text_traits {
 text_traits!(Topic from &str, String, &String);
 text_traits!(Filter from &str, String, &String);
 
-fn check_topic(text: &str) -> Result<(), &'static str> {
+pub(crate) fn check_topic(text: &str) -> Result<(), &'static str> {
     check_length(text)?;
     match is_plain(text) {
         true => Ok(()),
@@ -295,7 +295,7 @@ fn is_plain(text: &str) -> bool {
     text.bytes().fold(0, |found, byte| found | suspect(byte)) == 0
 }
 
-fn check_filter(text: &str) -> Result<(), &'static str> {
+pub(crate) fn check_filter(text: &str) -> Result<(), &'static str> {
     check_length(text)?;
     // Most are, and need no look at their levels.
     if is_plain(text) && !is_share(text) {

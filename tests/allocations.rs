@@ -94,3 +94,16 @@ fn a_call_takes_few_allocations() {
         })
     });
 }
+
+#[test]
+fn what_is_passed_by_in_a_json_payload_takes_none() {
+    let bench = Bench::new(Version::V311);
+    let counted = [1, OPERATIONS].map(|members| {
+        let before: String = (0..members).map(|n| format!(r#""a-{n}":["text",{n}],"#)).collect();
+        let call = bench.agent.request("dev/0/rpc", format!(r#"{{{before}"id":17}}"#)).reply_to("dev/0/rpc/res");
+        let reply = bench.runtime.block_on(call.into_future()).unwrap();
+        let counted = measure(|| assert_eq!(reply.json_at::<u32>("/id").unwrap(), 17));
+        counted.count_total
+    });
+    assert_eq!(counted[0], counted[1]);
+}

@@ -2,12 +2,16 @@
 
 import asyncio
 import socket
+import ssl
 import sys
 import threading
 import time
 
-NAME, HOST, PORT = sys.argv[1], sys.argv[2], int(sys.argv[3])
+NAME, (HOST, PORT) = sys.argv[1], sys.argv[2].split(":")
+PORT = int(PORT)
+TLS = ssl.create_default_context(cafile=sys.argv[3]) if len(sys.argv) > 3 else None
 AT_ONCE = 10_000
+FILTERS_AT_ONCE = 1_000
 KEEP_ALIVE = 900
 
 
@@ -35,10 +39,13 @@ class Paho:
         self.replies = set()
         self.taken = 0
         self.subscribed = 0
+        self.has_streams = False
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
         self.client.max_inflight_messages_set(65_535)
         self.client.on_message = self.on_message
         self.client.on_subscribe = self.on_subscribe
+        if TLS:
+            self.client.tls_set_context(TLS)
         self.client.connect(HOST, PORT, KEEP_ALIVE)
         self.client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.client.loop_start()
@@ -57,6 +64,20 @@ class Paho:
             else:
                 self.replies.add(message.topic)
             self.changed.notify_all()
+
+    def on_data(self, *_):
+        with self.changed:
+            self.taken += 1
+            self.changed.notify_all()
+
+    def subscribe(self, filters, callback):
+        for topic in filters:
+            self.client.message_callback_add(topic, callback)
+        packets = [filters[first : first + FILTERS_AT_ONCE] for first in range(0, len(filters), FILTERS_AT_ONCE)]
+        self.subscribed = 0
+        for packet in packets:
+            self.client.subscribe([(topic, 0) for topic in packet])
+        self.wait(lambda: self.subscribed == len(packets))
 
     def wait(self, condition):
         if self.polls:
@@ -103,6 +124,17 @@ class Paho:
             self.taken = 0
             self.client.publish(f"flood/{numbers[0]}/{numbers[1]}", b"")
             self.wait(lambda: self.taken == numbers[0])
+        elif name == "streams":
+            streams, count = numbers
+            if not self.has_streams:
+                self.subscribe([f"spread/{number}/data" for number in range(streams)], self.on_data)
+                self.has_streams = True
+            self.taken = 0
+            start = time.perf_counter()
+            self.client.publish(f"spread/{streams}/{count}", b"")
+            self.wait(lambda: self.taken == count)
+        elif name == "hold":
+            self.subscribe([f"held/{number}/data" for number in range(numbers[0])], lambda *_: None)
         else:
             return say("cannot")
         done(time.perf_counter() - start)
@@ -126,7 +158,13 @@ class Aio:
         self.wanted = 0
         options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
         async with aiomqtt.Client(
-            HOST, PORT, keepalive=KEEP_ALIVE, socket_options=options, max_inflight_messages=65_535, timeout=60
+            HOST,
+            PORT,
+            keepalive=KEEP_ALIVE,
+            socket_options=options,
+            max_inflight_messages=65_535,
+            timeout=60,
+            tls_context=TLS,
         ) as self.client:
             self.client.pending_calls_threshold = 1_000_000
             await self.client.subscribe([("dev/+/rpc/res", 0), ("flood/data", 0)])

@@ -10,9 +10,10 @@ const TOPIC: &str = "dev/0/rpc";
 const REPLY_TOPIC: &str = "dev/0/rpc/res";
 
 pub(crate) struct Floor {
-    socket: TcpStream,
-    request: Vec<u8>,
-    reply: Vec<u8>,
+    pub(crate) socket: TcpStream,
+    pub(crate) request: Vec<u8>,
+    /// As long as what comes back.
+    pub(crate) reply: Vec<u8>,
 }
 
 impl Floor {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mqtt_agent::Agent;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::bare::Bare;
 use crate::contender::{Contender, Device, QoS};
 use crate::event_loop::Baseline;
 use crate::floor::Floor;
@@ -72,6 +73,8 @@ pub(crate) struct Lab {
     pub(crate) event_loop: Clients<Baseline>,
     pub(crate) agent: Clients<Agent>,
     floor: [Floor; 2],
+    bare: [Bare; 2],
+    bare_on_one_thread: Bare,
     devices: Arc<[Device]>,
     workers: Runtime,
     one_thread: Runtime,
@@ -103,6 +106,8 @@ impl Lab {
                 on_one_thread: one_thread.block_on(agent::connect(address)),
             },
             floor: [QoS::AtMostOnce, QoS::AtLeastOnce].map(|qos| Floor::connect(address, qos)),
+            bare: [QoS::AtMostOnce, QoS::AtLeastOnce].map(|qos| Bare::connect(&workers, address, qos)),
+            bare_on_one_thread: Bare::connect(&one_thread, address, QoS::AtMostOnce),
             devices: (0..Work::CallEach.size()).map(Device::new).collect(),
             workers,
             one_thread,
@@ -138,6 +143,16 @@ impl Lab {
             _ => return None,
         };
         Some(self.floor[qos as usize].calls(times))
+    }
+
+    /// The same on Tokio without a client, where that is possible.
+    pub(crate) fn run_bare(&self, work: Work, times: usize) -> Option<Vec<Duration>> {
+        let (runtime, bare) = match work {
+            Work::Call(qos) => (&self.workers, &self.bare[qos as usize]),
+            Work::CallOnOneThread => (&self.one_thread, &self.bare_on_one_thread),
+            _ => return None,
+        };
+        Some(on_worker(runtime, bare.clone().calls(times)))
     }
 
     fn run_many<C: Contender>(&self, runtime: &Runtime, client: C, work: Work) -> Duration {

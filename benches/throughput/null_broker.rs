@@ -35,6 +35,17 @@ pub(crate) struct NullBroker {
     acceptor: Option<JoinHandle<()>>,
 }
 
+/// What a connection reads and writes: a socket, or what encrypts on the way to one.
+pub(crate) trait Line: Read + Write {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Line for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
 struct Shared {
     core: Option<usize>,
     published: AtomicU64,
@@ -62,6 +73,14 @@ impl Shared {
 impl NullBroker {
     /// With a core, its threads run there and nowhere else.
     pub(crate) fn start(core: Option<usize>) -> Self {
+        Self::start_over(core, Ok)
+    }
+
+    /// Over what `open` makes of each socket.
+    pub(crate) fn start_over<L: Line>(
+        core: Option<usize>,
+        open: impl Fn(TcpStream) -> std::io::Result<L> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
         let address = listener.local_addr().expect("the bound address");
         let shared = Arc::new(Shared::new(core));
@@ -71,7 +90,7 @@ impl NullBroker {
                 if let Some(core) = shared.core {
                     cores::pin_current_thread(&core.to_string());
                 }
-                accept(&listener, &shared);
+                accept(&listener, &shared, &Arc::new(open));
             }
         });
         Self { address, shared, acceptor: Some(acceptor) }
@@ -135,7 +154,11 @@ impl Drop for NullBroker {
     }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept<L: Line>(
+    listener: &TcpListener,
+    shared: &Arc<Shared>,
+    open: &Arc<impl Fn(TcpStream) -> std::io::Result<L> + Send + Sync + 'static>,
+) {
     let mut connections = Vec::new();
     for socket in listener.incoming().map_while(Result::ok) {
         if shared.stopping.load(Ordering::SeqCst) {
@@ -143,10 +166,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         let Ok(handle) = socket.try_clone() else { break };
         shared.sockets.lock().expect("not poisoned").push(handle);
-        let shared = Arc::clone(shared);
+        let (shared, open) = (Arc::clone(shared), Arc::clone(open));
         connections.push(thread::spawn(move || {
             // A client that goes away ends its thread and nothing else.
-            let _ = Connection::new(socket, &shared).and_then(|mut connection| connection.run());
+            let _ = open(socket).and_then(|line| Connection::new(line, &shared)?.run());
         }));
     }
     for socket in shared.sockets.lock().expect("not poisoned").drain(..) {
@@ -157,8 +180,8 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-struct Connection<'a> {
-    socket: TcpStream,
+struct Connection<'a, L> {
+    line: L,
     /// Whether MQTT 5 is spoken.
     is_v5: bool,
     shared: &'a Shared,
@@ -166,11 +189,11 @@ struct Connection<'a> {
     arrived: u64,
 }
 
-impl<'a> Connection<'a> {
-    fn new(socket: TcpStream, shared: &'a Shared) -> std::io::Result<Self> {
-        socket.set_nodelay(true)?;
-        socket.set_nonblocking(shared.core.is_some())?;
-        Ok(Self { socket, is_v5: false, shared, replies: Vec::with_capacity(2 * BUFFER), arrived: 0 })
+impl<'a, L: Line> Connection<'a, L> {
+    fn new(line: L, shared: &'a Shared) -> std::io::Result<Self> {
+        line.socket().set_nodelay(true)?;
+        line.socket().set_nonblocking(shared.core.is_some())?;
+        Ok(Self { line, is_v5: false, shared, replies: Vec::with_capacity(2 * BUFFER), arrived: 0 })
     }
 
     fn run(&mut self) -> std::io::Result<()> {
@@ -201,17 +224,17 @@ impl<'a> Connection<'a> {
         if self.shared.core.is_some() {
             let start = Instant::now();
             while start.elapsed() < SPIN {
-                match self.socket.read(buffer) {
+                match self.line.read(buffer) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
                     done => return done,
                 }
             }
-            self.socket.set_nonblocking(false)?;
-            let done = self.socket.read(buffer);
-            self.socket.set_nonblocking(true)?;
+            self.line.socket().set_nonblocking(false)?;
+            let done = self.line.read(buffer);
+            self.line.socket().set_nonblocking(true)?;
             return done;
         }
-        self.socket.read(buffer)
+        self.line.read(buffer)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -224,7 +247,7 @@ impl<'a> Connection<'a> {
             }
         }
         if !self.replies.is_empty() {
-            write_all(&self.socket, &self.replies)?;
+            write_all(&mut self.line, &self.replies)?;
             self.replies.clear();
         }
         Ok(())
@@ -238,7 +261,7 @@ impl<'a> Connection<'a> {
             8 => self.subscribe(body),
             10 => self.unsubscribe(body),
             12 => self.replies.extend_from_slice(&[0xD0, 0]),
-            14 => self.socket.shutdown(Shutdown::Both)?,
+            14 => self.line.socket().shutdown(Shutdown::Both)?,
             _ => {}
         }
         Ok(())
@@ -337,7 +360,7 @@ impl<'a> Connection<'a> {
         while count > 0 {
             let now = count.min(ends.len());
             for part in packets[..ends[now - 1]].chunks(BUFFER) {
-                write_all(&self.socket, part)?;
+                write_all(&mut self.line, part)?;
             }
             count -= now;
         }
@@ -345,15 +368,16 @@ impl<'a> Connection<'a> {
     }
 }
 
-fn write_all(mut socket: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        match socket.write(bytes) {
+fn write_all(line: &mut impl Line, mut bytes: &[u8]) -> std::io::Result<()> {
+    loop {
+        let done = if bytes.is_empty() { line.flush().map(|()| 0) } else { line.write(bytes) };
+        match done {
+            Ok(_) if bytes.is_empty() => return Ok(()),
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
             Err(error) => return Err(error),
         }
     }
-    Ok(())
 }
 
 fn greatest_common_divisor(a: usize, b: usize) -> usize {

@@ -22,6 +22,7 @@ fn budget(work: Work) -> Budget {
 
 struct Round {
     floor: Option<f64>,
+    bare: Option<f64>,
     event_loop: f64,
     agent: f64,
 }
@@ -29,7 +30,10 @@ struct Round {
 pub(crate) fn print(lab: &mut Lab, rounds: usize) {
     println!("\nmedians of {rounds} rounds, all clients in turn in each round; worst: the least favourable round");
     println!("{}", lab.placement);
-    println!("{:<29}{:>12}{:>14}{:>14}{:>10}{:>8}   budget", "", "floor", "EventLoop", "agent", "ratio", "worst");
+    println!(
+        "{:<29}{:>12}{:>12}{:>14}{:>14}{:>10}{:>8}   budget",
+        "", "floor", "on Tokio", "EventLoop", "agent", "ratio", "worst"
+    );
     for work in Work::ALL {
         let rounds: Vec<_> = (0..rounds).map(|_| round(lab, work)).collect();
         println!("{}", row(work, &rounds));
@@ -42,6 +46,7 @@ fn round(lab: &mut Lab, work: Work) -> Round {
     let p50 = |times: Vec<Duration>| median(times.iter().map(Duration::as_secs_f64));
     Round {
         floor: lab.run_floor(work, times).map(p50),
+        bare: lab.run_bare(work, times).map(p50),
         event_loop: p50(lab.run(&lab.event_loop, work, times)),
         agent: p50(lab.run(&lab.agent, work, times)),
     }
@@ -53,8 +58,12 @@ fn row(work: Work, rounds: &[Round]) -> String {
         _ if matches!(work, Work::CallEach) => format!("{:.1} ms", seconds * 1e3),
         size => format!("{:.3} M/s", size as f64 / seconds / 1e6),
     };
-    let floor = rounds.iter().filter_map(|round| round.floor);
-    let floor = if floor.clone().count() == 0 { "-".to_owned() } else { show(median(floor)) };
+    let show_any = |times: Vec<f64>| match times.is_empty() {
+        true => "-".to_owned(),
+        false => show(median(times.into_iter())),
+    };
+    let floor = show_any(rounds.iter().filter_map(|round| round.floor).collect());
+    let bare = show_any(rounds.iter().filter_map(|round| round.bare).collect());
     let event_loop = show(median(rounds.iter().map(|round| round.event_loop)));
     let agent = show(median(rounds.iter().map(|round| round.agent)));
 
@@ -73,7 +82,7 @@ fn row(work: Work, rounds: &[Round]) -> String {
     };
     let verdict = if met { "met" } else { "MISSED" };
     format!(
-        "{:<29}{floor:>12}{event_loop:>14}{agent:>14}{ratio:>10.2}{worst:>8.2}   {budget:<18}{verdict}",
+        "{:<29}{floor:>12}{bare:>12}{event_loop:>14}{agent:>14}{ratio:>10.2}{worst:>8.2}   {budget:<18}{verdict}",
         work.name()
     )
 }

@@ -21,6 +21,8 @@ pub struct BrokersState {
     changes: WatchStream<()>,
     /// By generation.
     agents: StreamMap<u64, WatchStream<State>>,
+    /// The generations that were seen, also of agents that have ended.
+    seen: HashSet<u64>,
     is_over: bool,
 }
 
@@ -30,6 +32,7 @@ impl BrokersState {
             registry: Arc::downgrade(registry),
             changes: WatchStream::from_changes(registry.changes.subscribe()),
             agents: StreamMap::new(),
+            seen: HashSet::new(),
             is_over: false,
         };
         state.watch_agents();
@@ -42,14 +45,20 @@ impl BrokersState {
     }
 
     /// Waits until a broker is added, asked for first or removed, or the state of one changes, since this was made or
-    /// last waited for; returns all states then. Changes in quick succession may be told as one. None when the registry
-    /// is gone.
+    /// last waited for; returns all states then. Changes in quick succession may be told as one.
     ///
     /// # Cancel safety
     ///
     /// A call that is dropped misses nothing.
-    pub async fn changed(&mut self) -> Option<BTreeMap<Arc<str>, Option<State>>> {
-        poll_fn(|cx| self.poll_changed(cx)).await.then(|| self.current())
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) when the registry is gone.
+    pub async fn changed(&mut self) -> Result<BTreeMap<Arc<str>, Option<State>>, Error> {
+        match poll_fn(|cx| self.poll_changed(cx)).await {
+            true => Ok(self.current()),
+            false => Err(Error::closed()),
+        }
     }
 
     /// Waits until `reached` is true of the states, and returns them.
@@ -67,7 +76,7 @@ impl BrokersState {
     ) -> Result<BTreeMap<Arc<str>, Option<State>>, Error> {
         let mut brokers = self.current();
         while !reached(&brokers) {
-            brokers = self.changed().await.ok_or_else(Error::closed)?;
+            brokers = self.changed().await?;
         }
         Ok(brokers)
     }
@@ -86,12 +95,13 @@ impl BrokersState {
         if self.is_over {
             return Poll::Ready(false);
         }
-        // One that ends without a last word ended with its runtime.
-        let watched = self.agents.len();
-        while let Poll::Ready(Some(_)) = Pin::new(&mut self.agents).poll_next(cx) {
+        while let Poll::Ready(Some((agent, state))) = Pin::new(&mut self.agents).poll_next(cx) {
             changed = true;
+            if state.is_closed() {
+                self.agents.remove(&agent);
+            }
         }
-        match changed || self.agents.len() < watched {
+        match changed {
             true => Poll::Ready(true),
             false => Poll::Pending,
         }
@@ -103,10 +113,14 @@ impl BrokersState {
         for broker in &registry.brokers {
             let Some(agent) = &broker.agent else { continue };
             there.insert(broker.generation);
-            if !self.agents.contains_key(&broker.generation) {
-                self.agents.insert(broker.generation, WatchStream::from_changes(agent.state()));
+            let mut state = agent.state();
+            if self.seen.insert(broker.generation) && !state.borrow().is_closed() {
+                // What it has been through before is no change.
+                state.mark_unchanged();
+                self.agents.insert(broker.generation, WatchStream::from_changes(state));
             }
         }
+        self.seen.retain(|agent| there.contains(agent));
         let gone: Vec<u64> = self.agents.keys().filter(|agent| !there.contains(agent)).copied().collect();
         for agent in gone {
             self.agents.remove(&agent);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
-use futures_core::Stream;
+use futures_core::{FusedStream, Stream};
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::StreamMap;
 
@@ -58,6 +58,16 @@ impl BrokersSubscription {
         }
     }
 
+    /// The next item with the name of its broker; None after the end. The same as the stream's, without a trait to
+    /// import.
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped takes nothing.
+    pub async fn recv(&mut self) -> Option<(Arc<str>, Result<Message, Error>)> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
     /// Returns when each broker there is has confirmed the subscription or refused it, which its next item then says.
     /// A broker that cannot be reached holds this up: put a limit on it, and read on without that broker.
     ///
@@ -83,9 +93,18 @@ impl BrokersSubscription {
         while !self.is_over {
             match Pin::new(&mut self.changes).poll_next(cx) {
                 Poll::Ready(Some(_)) => self.ask_brokers(),
-                Poll::Ready(None) => self.is_over = true,
+                Poll::Ready(None) => self.handle_end(),
                 Poll::Pending => return,
             }
+        }
+    }
+
+    /// The registry is gone. A call that is under way is a handle, and would keep its agent alive for as long as the
+    /// broker cannot be reached.
+    fn handle_end(&mut self) {
+        self.is_over = true;
+        for (_, feed) in self.feeds.iter_mut().filter(|(_, feed)| matches!(feed, Feed::Joining(_))) {
+            *feed = Feed::Failed(Error::closed());
         }
     }
 
@@ -123,6 +142,12 @@ impl Stream for BrokersSubscription {
             Poll::Ready(None) if !self.is_over => Poll::Pending,
             next => next,
         }
+    }
+}
+
+impl FusedStream for BrokersSubscription {
+    fn is_terminated(&self) -> bool {
+        self.is_over && self.feeds.is_empty()
     }
 }
 

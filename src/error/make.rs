@@ -93,9 +93,10 @@ impl Error {
         Self::new(ErrorKind::KeyInUse, "another call waits for a reply with the same key by the same reply filter")
     }
 
+    /// A message came, so what it may answer was done.
     #[cfg(feature = "json")]
     pub(crate) fn decode(what: impl Into<Cow<'static, str>>, message: &Message) -> Self {
-        Self::new(ErrorKind::Decode, what).with_messages(vec![message.clone()])
+        Self::new(ErrorKind::Decode, what).with_outcome(Outcome::Unknown).with_messages(vec![message.clone()])
     }
 
     pub(crate) fn unsupported(what: impl Into<Cow<'static, str>>) -> Self {

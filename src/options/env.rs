@@ -68,6 +68,7 @@ impl Options {
 mod tests {
     use super::*;
     use crate::options::Credentials;
+    use crate::transport::{Endpoint, Pem};
     use crate::{ErrorKind, Version};
     use std::time::Duration;
 
@@ -124,6 +125,14 @@ mod tests {
     }
 
     #[test]
+    fn a_list_in_a_url_gives_way_too() {
+        let url = ("MQTT_URL", "mqtts://h?ca_file=/old.pem&failover=mqtts://old");
+        let options = from(&[url, ("MQTT_CA_FILE", "/new.pem"), ("MQTT_FAILOVER", "mqtts://new")]).unwrap();
+        assert!(options.transport.tls.ca == [Pem::File("/new.pem".into())]);
+        assert_eq!(options.endpoints().unwrap()[1..], [&Endpoint::from_url("mqtts://new").unwrap()]);
+    }
+
+    #[test]
     fn what_does_not_go_together_is_named_from_both_sides() {
         let (url, host, user) = (("MQTT_URL", "mqtt://h"), ("MQTT_HOST", "h"), ("MQTT_USERNAME", "u"));
         let (password, file) = (("MQTT_PASSWORD", "hunter2"), ("MQTT_PASSWORD_FILE", "/hunter"));
@@ -137,6 +146,7 @@ mod tests {
             (&[host, password], ["MQTT_PASSWORD", "MQTT_USERNAME"]),
             (&[host, file], ["MQTT_PASSWORD_FILE", "MQTT_USERNAME"]),
             (&[host, user, password, file], ["MQTT_PASSWORD", "MQTT_PASSWORD_FILE"]),
+            (&[("MQTT_HOST", "mqtt://u:hunter2@h")], ["host", "URL"]),
             (&[host, ("MQTT_PORT", "tcp://10.0.0.1:1883")], ["MQTT_PORT", "value"]),
             (&[host, ("MQTT_TLS", "maybe")], ["MQTT_TLS", "value"]),
             (&[host, ("MQTT_KEEP_ALIVE", "soon")], ["MQTT_KEEP_ALIVE", "soon"]),

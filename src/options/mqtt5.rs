@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::authentication::Authentication;
+use super::check::check_field;
 use super::Options;
 use crate::properties::check_user_properties;
 use crate::{Error, Version};
@@ -98,6 +99,9 @@ impl Mqtt5 {
         if self.receive_maximum == Some(0) {
             return Err(Error::invalid_options("receive_maximum must be at least 1"));
         }
+        if let Some(authentication) = &self.authentication {
+            check_field("authentication method", &authentication.method)?;
+        }
         check_user_properties(&self.user_properties).map_err(|error| Error::invalid_options(error.to_string()))
     }
 
@@ -134,7 +138,9 @@ impl Mqtt5 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::{Exchange, ExchangeFuture};
     use crate::ErrorKind;
+    use bytes::Bytes;
 
     #[test]
     fn what_belongs_to_mqtt_5_is_refused_with_an_earlier_version() {
@@ -153,6 +159,22 @@ mod tests {
             assert!(error.to_string().contains("MQTT 5"), "{error}");
             options.clone().version(Version::V5).check().unwrap();
             options.version(Version::Auto).check().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_a_field_of_connect_is_refused() {
+        struct Never;
+        impl Exchange for Never {
+            fn step(&mut self, _: Option<Bytes>) -> ExchangeFuture<'_> {
+                Box::pin(std::future::pending())
+            }
+        }
+        for method in ["a\0".to_owned(), "x".repeat(65_536)] {
+            let options = Options::new("localhost").version(Version::V5).authentication(method, || Never);
+            let error = options.check().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidOptions);
+            assert!(error.to_string().contains("authentication method"), "{error}");
         }
     }
 

@@ -11,7 +11,8 @@ use crate::{Error, QoS};
 
 /// With the feature `serde`. The names are those of the setters and of [`Options::from_url`], and `url` or else `host`,
 /// `port` and `tls`; `username` and `password` or `password_file`; a table `last_will` with `topic`, `payload`, `qos` (0,
-/// 1, 2) and `retain`; a table `websocket_headers`. Times are seconds, fractions allowed. An unknown name is an error.
+/// 1, 2) and `retain`; a table `websocket_headers`. Times are seconds, fractions allowed. An option in the `url` gives way
+/// to the one that is set by name. An unknown name is an error.
 ///
 /// Options cannot be serialized: nothing writes a password into a file.
 ///
@@ -136,6 +137,7 @@ impl<'de> Visitor<'de> for AnyValue {
 mod tests {
     use super::*;
     use crate::options::Credentials;
+    use crate::transport::Pem;
     use std::time::Duration;
 
     #[test]
@@ -152,6 +154,15 @@ mod tests {
         assert_eq!((will.topic.as_str(), will.qos, will.retain), ("a", QoS::ExactlyOnce, true));
         assert!(!format!("{options:?}").contains("hunter2"));
         options.check().unwrap();
+    }
+
+    #[test]
+    fn what_a_file_says_by_name_stands_in_place_of_what_its_url_says() {
+        let json =
+            r#"{"url": "mqtts://h?ca_file=/old.pem&failover=mqtts://old", "ca_file": "/new.pem", "failover": []}"#;
+        let options: Options = serde_json::from_str(json).unwrap();
+        assert!(options.transport.tls.ca == [Pem::File("/new.pem".into())]);
+        assert_eq!(options.endpoints().unwrap().len(), 1);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Credentials, Login, Offline, Options};
+use crate::error::Short;
 use crate::transport::Scheme;
 use crate::{Error, Version};
 
@@ -32,6 +33,7 @@ impl Settings {
         let options = self.take_place()?;
         let mut options = self.take_login(options)?;
         for (name, value) in &self.values {
+            options.forget_list(name);
             options = options.set(&self.name(name).to_string(), name, value)?;
         }
         Ok(options)
@@ -51,9 +53,6 @@ impl Settings {
                 return Err(Error::invalid_options(format!("there is no broker to connect to: set {url} or {host}")));
             }
         };
-        if let Some(port) = port {
-            options = options.port(parse(&self.name("port").to_string(), &port)?);
-        }
         if let Some(tls) = self.take("tls") {
             let (name, url) = (self.name("tls").to_string(), self.name("url"));
             match (options.endpoint.scheme().is_tls(), parse::<bool>(&name, &tls)?) {
@@ -65,6 +64,9 @@ impl Settings {
                 }
                 _ => options.endpoint.set_scheme(Scheme::Mqtts),
             }
+        }
+        if let Some(port) = port {
+            options = options.port(parse(&self.name("port").to_string(), &port)?);
         }
         Ok(options)
     }
@@ -161,6 +163,15 @@ pub(super) fn is_option(name: &str) -> bool {
 pub(super) const PLACE_AND_LOGIN: [&str; 7] = ["url", "host", "port", "tls", "username", "password", "password_file"];
 
 impl Options {
+    /// What is said by name stands in place of what a URL said; these setters alone would add to it.
+    fn forget_list(&mut self, name: &str) {
+        match name {
+            "ca_file" => self.transport.tls.ca.clear(),
+            "failover" => self.failover.clear(),
+            _ => {}
+        }
+    }
+
     /// Sets the option `name`; `shown` is its name in messages.
     pub(super) fn set(self, shown: &str, name: &str, value: &str) -> Result<Self, Error> {
         let seconds = || seconds(shown, value);
@@ -216,17 +227,18 @@ fn offline(shown: &str, value: &str) -> Result<Offline, Error> {
         "fail" => Ok(Offline::Fail),
         "wait" => Ok(Offline::Wait),
         "queue" => Ok(Offline::Queue),
-        _ => Err(Error::invalid_options(format!("{shown}: {value:?} is not fail, wait or queue"))),
+        _ => Err(Error::invalid_options(format!("{shown}: {} is not fail, wait or queue", Short(value)))),
     }
 }
 
 fn seconds(shown: &str, value: &str) -> Result<Duration, Error> {
     Duration::try_from_secs_f64(parse(shown, value)?)
-        .map_err(|_| Error::invalid_options(format!("{shown}: {value:?} is no number of seconds")))
+        .map_err(|_| Error::invalid_options(format!("{shown}: {} is no number of seconds", Short(value))))
 }
 
 fn parse<T: FromStr>(shown: &str, value: &str) -> Result<T, Error> {
-    value.parse().map_err(|_| Error::invalid_options(format!("{shown}: {value:?} is not a value it can have")))
+    let refuse = |_| Error::invalid_options(format!("{shown}: {} is not a value it can have", Short(value)));
+    value.parse().map_err(refuse)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::Error;
 
 impl Options {
     /// From a URL: `scheme://[user[:password]@]host[:port][/path][?option=value&…]`, user name and password
-    /// percent-encoded.
+    /// percent-encoded (`@ : / ? # %` and spaces above all).
     ///
     /// | scheme | what it is | default port |
     /// |---|---|---|
@@ -30,8 +30,8 @@ impl Options {
     /// `request_response_information`, `server_name`, `session_expiry`, `shuffle`, `stream_capacity`, `timeout`,
     /// `topic_alias_maximum`, `topic_aliases`, `version` (`3.1`, `3.1.1`, `5`, `auto`), `write_timeout`.
     ///
-    /// In a `ws` or `wss` URL anything else in the query goes to the server as it is, as signed URLs need; to send one of
-    /// the names above to the server, begin with an [`Endpoint`].
+    /// In a `ws` or `wss` URL anything else in the query goes to the server as it is, as signed URLs need (an `@` in a
+    /// name is written `%40`); to send one of the names above to the server, begin with an [`Endpoint`].
     ///
     /// # Errors
     ///
@@ -49,14 +49,23 @@ impl Options {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) =
                 form_urlencoded::parse(pair.as_bytes()).next().unwrap_or((Cow::Borrowed(""), "".into()));
-            match self.endpoint.scheme().is_websocket() && !is_option(&name) {
+            match self.endpoint.scheme().is_websocket() {
+                _ if is_option(&name) => self = self.set(&name, &name, &value)?,
                 true => for_the_server.push(pair),
-                false => self = self.set(&name, &name, &value)?,
+                false => return Err(unknown(&name, query)),
             }
         }
         self.endpoint.set_query(for_the_server.join("&"));
         Ok(self)
     }
+}
+
+/// A query with an `@` may be the end of a password, and is then not to be shown.
+fn unknown(name: &str, query: &str) -> Error {
+    Error::invalid_options(match query.contains('@') {
+        false => format!("the option {name:?} is unknown"),
+        true => "the URL has an unknown option: is there a `?` in the password? Write %3F for it".to_owned(),
+    })
 }
 
 fn credentials(url: &Url) -> Result<Credentials, Error> {
@@ -163,6 +172,25 @@ mod tests {
             let error = Options::from_url(url).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"));
         }
+        for url in [
+            "mqtt://user:?hunter2@localhost",
+            "mqtt://user:42?hunter2@localhost",
+            "mqtt://user:42?hunter2=@localhost",
+            "mqtt://me@home:42?hunter2@localhost",
+            "mqtt://user:42/hunter2@localhost",
+            "mqtt://user:42#hunter2@localhost",
+            "mqtt://user:hunter2?x@localhost",
+            "ws://user:42/hunter2@localhost",
+            "ws://user:42?hunter2@localhost",
+            r"ws://user:42\hunter2@localhost",
+            "ws://user:42#hunter2@localhost",
+        ] {
+            assert!(!refusal(url).contains("hunter2"), "{url}");
+            let error = url.parse::<Endpoint>().expect_err(url);
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{url}");
+        }
+        assert!(refusal("mqtt://user:42?hunter2@localhost").contains("%3F"));
+        assert!(Options::from_url("wss://localhost/mqtt?user=me@home").is_ok());
         let options = Options::from_url("mqtt://u:hunter2@localhost").unwrap();
         assert!(!format!("{options:?} {:?}", Login::new("u", "hunter2")).contains("hunter2"));
     }

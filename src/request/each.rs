@@ -110,7 +110,7 @@ impl<K, I: Iterator<Item = (K, Request)>> RequestEach<K, I> {
 
     /// Which failures are worth a further attempt. Default: those after which it is certain that nothing was sent
     /// ([`Outcome::NotSent`]) and that time may mend. With `|_| true` every failed call is made again, also one that may
-    /// have been carried out.
+    /// have been carried out; but none once the agent has ended.
     pub fn retry_if(mut self, is_worth_it: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
         self.retry.is_worth_it = Arc::new(is_worth_it);
         self
@@ -222,15 +222,16 @@ impl<K> Attempts<K> {
         }
     }
 
-    /// How long to wait before the next attempt, if there is to be one.
-    fn delay(&mut self, error: &Error) -> Option<Duration> {
-        if self.left == 0 || !(self.is_worth_it)(error) {
+    /// The wait before the next attempt, if there is to be one.
+    fn rest(&mut self, error: &Error) -> Option<Pin<Box<Sleep>>> {
+        let request = self.request.as_ref()?;
+        if self.left == 0 || request.agent.is_closed() || !(self.is_worth_it)(error) {
             return None;
         }
         self.left -= 1;
         let delay = self.backoff.next()?;
         let is_in_time = self.deadline.is_none_or(|deadline| Instant::now() + delay < deadline);
-        is_in_time.then_some(delay)
+        is_in_time.then(|| Box::pin(request.agent.runtime().timed(|| sleep(delay))))
     }
 }
 
@@ -243,11 +244,11 @@ impl<K> Future for Attempts<K> {
             match &mut attempts.now {
                 Now::Calling(call) => {
                     let answer = ready!(Pin::new(call).poll(cx));
-                    let delay = answer.as_ref().err().and_then(|error| attempts.delay(error));
-                    match (delay, attempts.key.take()) {
-                        (Some(delay), key) => {
+                    let rest = answer.as_ref().err().and_then(|error| attempts.rest(error));
+                    match (rest, attempts.key.take()) {
+                        (Some(rest), key) => {
                             attempts.key = key;
-                            attempts.now = Now::Resting(Box::pin(sleep(delay)));
+                            attempts.now = Now::Resting(rest);
                         }
                         (None, Some(key)) => return Poll::Ready((key, answer)),
                         // Polled after it was ready.
@@ -255,7 +256,10 @@ impl<K> Future for Attempts<K> {
                     }
                 }
                 Now::Resting(rest) => {
-                    ready!(rest.as_mut().poll(cx));
+                    // An agent that has ended has nothing to wait for, and maybe no runtime to wait by.
+                    if !attempts.request.as_ref().is_some_and(|request| request.agent.is_closed()) {
+                        ready!(rest.as_mut().poll(cx));
+                    }
                     let next = if attempts.left > 0 { attempts.request.clone() } else { attempts.request.take() };
                     let Some(mut request) = next else { return Poll::Pending };
                     limit(&mut request, attempts.deadline);

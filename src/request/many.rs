@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::task::{ready, Context, Poll};
+use std::task::{Context, Poll};
 
 use super::{Judge, Pending, Request};
 use crate::call::Call;
@@ -58,8 +58,8 @@ impl Future for RequestManyFuture {
     type Output = Result<Vec<Message>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let replies = ready!(self.pending.call.poll(cx))?;
-        Poll::Ready(self.judge.check_all(replies))
+        let Self { pending, judge } = &mut *self;
+        pending.call.poll_judged(cx, |replies| judge.check_all(replies))
     }
 }
 

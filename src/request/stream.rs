@@ -16,6 +16,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use super::{Judge, Pending, Request};
 use crate::call::deadline_after;
 use crate::command::Wanted;
+use crate::runtime::Runtime;
 use crate::stats::Counters;
 use crate::{Error, Message};
 
@@ -39,6 +40,7 @@ pub struct Replies {
     /// Until when the next reply must come.
     quiet: Option<Pin<Box<Sleep>>>,
     counters: Arc<Counters>,
+    runtime: Runtime,
     /// How the call ended, until what came before that is taken.
     end: Option<Result<(), Error>>,
     is_ended: bool,
@@ -47,10 +49,11 @@ pub struct Replies {
 impl Replies {
     pub(super) fn new(request: Request) -> Self {
         let (counters, capacity) = (request.agent.counters(), request.agent.options().stream_capacity);
+        let runtime = request.agent.runtime().clone();
         let (events, first) = broadcast::channel(capacity);
         let (pending, judge) = request.start(Wanted::Each(events));
         let events = BroadcastStream::new(first);
-        Self { events, pending, judge, gap: None, quiet: None, counters, end: None, is_ended: false }
+        Self { events, pending, judge, gap: None, quiet: None, counters, runtime, end: None, is_ended: false }
     }
 
     /// Ends the stream when no further reply has come for so long after one. For the first reply there is the whole
@@ -102,7 +105,7 @@ impl Replies {
         let until = deadline_after(gap);
         match &mut self.quiet {
             Some(quiet) => quiet.as_mut().reset(until),
-            None => self.quiet = Some(Box::pin(sleep_until(until))),
+            None => self.quiet = Some(Box::pin(self.runtime.timed(|| sleep_until(until)))),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::telemetry::TARGET;
 use crate::{Error, Filter, Message};
 
 #[cfg(feature = "json")]
@@ -79,7 +80,8 @@ impl Correlation {
     }
 
     /// The topic of the reply has this where the reply filter has its last `+`: the number of the call, or the name of
-    /// the device where that has one call at a time.
+    /// the device where that has one call at a time. A reply filter without a `+`, and an id that is more than one level,
+    /// make the call fail with [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
@@ -147,6 +149,21 @@ impl Correlation {
         Self(Rule::Closure(key.into(), Extract::Closure { kind, read }))
     }
 
+    /// Refuses filters by which no message with a key could come.
+    pub(crate) fn check(&self, reply_to: Option<&Filter>, rejected_by: Option<&Filter>) -> Result<(), Error> {
+        let Rule::Topic(id) = &self.0 else { return Ok(()) };
+        let has_place = |filter: &Filter| filter.levels().any(|level| level == "+");
+        Err(Error::invalid_argument(if !reply_to.is_some_and(has_place) {
+            "Correlation::topic needs a reply_to with a +"
+        } else if !rejected_by.is_none_or(has_place) {
+            "Correlation::topic needs a rejected_by with a +"
+        } else if id.contains(&b'/') {
+            "Correlation::topic takes what one level can have, without '/'"
+        } else {
+            return Ok(());
+        }))
+    }
+
     /// The key of a call with this payload and this number; None where calls take turns.
     pub(crate) fn key(&self, payload: &[u8], number: impl FnOnce() -> [u8; 16]) -> Result<Option<Box<Key>>, Error> {
         let (extract, value) = match &self.0 {
@@ -199,7 +216,8 @@ impl Extract {
             Self::Closure { read, .. } => {
                 // The task of the agent must outlive a mistake in it.
                 let key = catch_unwind(AssertUnwindSafe(|| read(message))).unwrap_or_else(|_| {
-                    tracing::error!(topic = %message.topic(), "the closure of a Correlation panicked");
+                    let topic = message.topic();
+                    tracing::error!(name: "mqtt.closure_panicked", target: TARGET, %topic, "the closure of a Correlation panicked");
                     None
                 });
                 found(&key?)

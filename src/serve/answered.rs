@@ -12,8 +12,15 @@ use crate::Topic;
 /// Two requests with the same of these are one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Same {
-    pub(super) reply_to: Topic,
-    pub(super) key: Bytes,
+    reply_to: Topic,
+    key: Bytes,
+}
+
+impl Same {
+    /// The key is copied: a slice would keep the block it was read into for as long as the request is remembered.
+    pub(super) fn new(reply_to: Topic, key: &[u8]) -> Self {
+        Self { reply_to, key: Bytes::copy_from_slice(key) }
+    }
 }
 
 /// The answers of the last requests, and which requests have none yet.
@@ -57,11 +64,13 @@ impl Answered {
 
     /// The request has its answer; None where it is to be handled anew if it comes again.
     pub(super) fn settle(&mut self, same: Same, reply: Option<ReplyBody>, now: Instant) {
-        let Some(reply) = reply.filter(|reply| self.most > 0 && reply.payload.len() <= MAX_BYTES) else {
+        let Some(mut reply) = reply.filter(|reply| self.most > 0 && weight(&same, reply) <= MAX_BYTES) else {
             self.entries.remove(&same);
             return;
         };
-        self.bytes += reply.payload.len();
+        // For the same reason as the key: it may be a slice of the request.
+        reply.payload = Bytes::copy_from_slice(&reply.payload);
+        self.bytes += weight(&same, &reply);
         self.entries.insert(same.clone(), Some(reply));
         self.order.push_back((now, same));
         while self.order.len() > self.most || self.bytes > MAX_BYTES {
@@ -78,9 +87,16 @@ impl Answered {
     fn forget_oldest(&mut self) {
         let Some((_, same)) = self.order.pop_front() else { return };
         if let Some(Some(reply)) = self.entries.remove(&same) {
-            self.bytes -= reply.payload.len();
+            self.bytes -= weight(&same, &reply);
         }
     }
+}
+
+/// What an answer takes while it is remembered: in the table, and in the order.
+fn weight(same: &Same, reply: &ReplyBody) -> usize {
+    const PLACES: usize = size_of::<(Same, Option<ReplyBody>)>() + size_of::<(Instant, Same)>();
+    // A clone of a topic is a copy, one of the key is not.
+    PLACES + 2 * same.reply_to.as_str().len() + same.key.len() + reply.payload.len() + reply.properties.size()
 }
 
 #[cfg(test)]
@@ -88,7 +104,7 @@ mod tests {
     use super::*;
 
     fn same(n: usize) -> Same {
-        Same { reply_to: Topic::new("r").unwrap(), key: n.to_string().into() }
+        Same::new(Topic::new("r").unwrap(), n.to_string().as_bytes())
     }
 
     fn is_new(answered: &mut Answered, n: usize, now: Instant) -> bool {
@@ -111,10 +127,45 @@ mod tests {
         assert!(is_new(&mut answered, 2, later), "too old");
         for n in 3..5 {
             is_new(&mut answered, n, later);
-            answered.settle(same(n), Some(ReplyBody::new(vec![0; MAX_BYTES - 1])), later);
+            answered.settle(same(n), Some(ReplyBody::new(vec![0; MAX_BYTES / 2])), later);
         }
         assert!(is_new(&mut answered, 3, later), "too large together");
         assert!(answered.bytes <= MAX_BYTES && answered.order.len() <= 2);
+    }
+
+    #[test]
+    fn all_that_is_kept_of_an_answer_counts() {
+        const LONG: usize = 60_000;
+        let now = Instant::now();
+        let large: [fn(Same) -> (Same, ReplyBody); 4] = [
+            |same| (same, ReplyBody::new(vec![0; LONG])),
+            |same| (same, ReplyBody::new("x").user_property("error", "x".repeat(LONG))),
+            |same| (Same::new(same.reply_to, &[&same.key, &[0; LONG][..]].concat()), ReplyBody::new("x")),
+            |same| (Same::new(Topic::new("r".repeat(LONG)).unwrap(), &same.key), ReplyBody::new("x")),
+        ];
+        for large in large {
+            let mut answered = Answered::new(usize::MAX, Duration::MAX);
+            for n in 0..2 * MAX_BYTES / LONG {
+                let (same, reply) = large(same(n));
+                assert!(matches!(answered.note(&same, now), Known::New));
+                answered.settle(same, Some(reply), now);
+            }
+            assert!(answered.order.len() <= MAX_BYTES / LONG && answered.order.len() == answered.entries.len());
+            (0..answered.order.len()).for_each(|_| answered.forget_oldest());
+            assert_eq!((answered.bytes, answered.entries.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_kept_holds_no_block_that_was_read_into() {
+        let now = Instant::now();
+        let mut answered = Answered::new(1, Duration::MAX);
+        let block = Bytes::from(vec![0; 1 << 16]);
+        let request = || Same::new(Topic::new("r").unwrap(), &block.slice(..8));
+        answered.note(&request(), now);
+        answered.settle(request(), Some(ReplyBody::new(block.slice(..9))), now);
+        assert!(matches!(answered.note(&request(), now), Known::Answered(reply) if reply.payload.len() == 9));
+        assert!(block.is_unique());
     }
 
     #[test]

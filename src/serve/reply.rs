@@ -1,7 +1,7 @@
 //! What a handler returns.
 
 use std::any::Any;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use bytes::Bytes;
 
@@ -43,6 +43,15 @@ impl ReplyBody {
     pub fn user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.properties.user_properties.push((name.into(), value.into()));
         self
+    }
+}
+
+impl fmt::Debug for ReplyBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplyBody")
+            .field("payload_bytes", &self.payload.len())
+            .field("properties", &self.properties)
+            .finish()
     }
 }
 
@@ -108,6 +117,12 @@ impl<T: IntoReply, E: Display + 'static> IntoReply for Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn debug_shows_how_long_a_payload_is_and_not_what_is_in_it() {
+        let shown = format!("{:?}", ReplyBody::new("hunter2").user_property("token", "hunter2").content_type("a/b"));
+        assert!(shown.contains("payload_bytes: 7") && shown.contains("a/b") && !shown.contains("hunter2"), "{shown}");
+    }
 
     #[test]
     fn an_error_takes_its_text_along_and_a_code_if_it_has_one() {

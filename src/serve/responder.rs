@@ -14,23 +14,24 @@ use crate::agent::Agent;
 use crate::error::RemoteError;
 use crate::publish::{Content, Publish};
 use crate::rpc::{ERROR_CODE_PROPERTY, ERROR_PROPERTY};
+use crate::telemetry::TARGET;
 use crate::Topic;
 
 /// Owes an answer. Dropped before it was given, it hands over an error to be sent.
 pub(super) struct Responder {
-    agent: Agent,
-    setup: Arc<Setup>,
-    counters: Arc<Counters>,
-    request: IncomingRequest,
-    reply_to: Option<Topic>,
-    timeout: Duration,
-    owed: Owed,
+    pub(super) agent: Agent,
+    pub(super) setup: Arc<Setup>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) request: IncomingRequest,
+    pub(super) reply_to: Option<Topic>,
+    pub(super) timeout: Duration,
+    pub(super) owed: Owed,
 }
 
-enum Owed {
+pub(super) enum Owed {
     /// The handler has not said what.
     Anything,
-    /// Being sent; taken back by the agent if that is given up.
+    /// To be sent, or being sent; taken back by the agent if that is given up.
     Body(ReplyBody),
     Nothing,
 }
@@ -43,12 +44,13 @@ pub(super) fn reply_topic(setup: &Setup, request: &IncomingRequest) -> Option<To
     let text = match &setup.reply_to {
         ReplyTo::Nowhere => return None,
         ReplyTo::Template(template) => template.fill(request.pattern(), request.topic().as_str()),
-        ReplyTo::Closure(read) => guarded(|| read(request))??,
+        ReplyTo::Closure(read) => guarded(request, || read(request))??,
     };
     match Topic::new(text) {
         Ok(topic) => Some(topic),
         Err(error) => {
-            tracing::warn!(topic = %request.topic(), %error, "a request cannot be answered");
+            let topic = request.topic();
+            tracing::warn!(name: "mqtt.no_reply_topic", target: TARGET, %topic, %error, "a request cannot be answered");
             None
         }
     }
@@ -57,32 +59,22 @@ pub(super) fn reply_topic(setup: &Setup, request: &IncomingRequest) -> Option<To
 /// What makes the request known if it comes twice.
 pub(super) fn same_key(setup: &Setup, request: &IncomingRequest) -> Option<Bytes> {
     match &setup.same_by {
-        Some(same_by) => guarded(|| same_by(request))?,
+        Some(same_by) => guarded(request, || same_by(request))?,
         None => request.message().properties().correlation_data.clone(),
     }
 }
 
 /// A closure of the user must not end the service by a panic, nor the process by one while there is another.
-fn guarded<T>(closure: impl FnOnce() -> T) -> Option<T> {
+fn guarded<T>(request: &IncomingRequest, closure: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(closure));
     if result.is_err() {
-        tracing::error!("a closure given to Serve panicked");
+        let topic = request.topic();
+        tracing::error!(name: "mqtt.closure_panicked", target: TARGET, %topic, "a closure given to Serve panicked");
     }
     result.ok()
 }
 
 impl Responder {
-    pub(super) fn new(
-        agent: Agent,
-        setup: Arc<Setup>,
-        counters: Arc<Counters>,
-        request: IncomingRequest,
-        reply_to: Option<Topic>,
-        timeout: Duration,
-    ) -> Self {
-        Self { agent, setup, counters, request, reply_to, timeout, owed: Owed::Anything }
-    }
-
     /// The answer as it is sent: an error has a payload and properties too.
     pub(super) fn body(&self, answer: Result<ReplyBody, RemoteError>) -> ReplyBody {
         let error = match answer {
@@ -90,7 +82,7 @@ impl Responder {
             Err(error) => error,
         };
         let payload = self.setup.error_payload.as_ref();
-        let payload = payload.and_then(|payload| guarded(|| payload(&self.request, &error)));
+        let payload = payload.and_then(|payload| guarded(&self.request, || payload(&self.request, &error)));
         let payload = payload.unwrap_or_else(|| error.message.clone().into());
         // Text that a property cannot hold is shortened rather than not sent at all.
         let text: String = error.message.chars().filter(|c| *c != '\0').take(MAX_TEXT).collect();
@@ -121,7 +113,8 @@ impl Responder {
     }
 
     fn note_unsent(&self, error: &crate::Error) {
-        tracing::warn!(topic = %self.request.topic(), %error, "an answer could not be sent");
+        let topic = self.request.topic();
+        tracing::warn!(name: "mqtt.answer_unsent", target: TARGET, %topic, %error, "an answer could not be sent");
         self.counters.unsent(1);
     }
 }

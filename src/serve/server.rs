@@ -6,11 +6,11 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, Instant, Sleep};
@@ -20,11 +20,11 @@ use super::answered::{Answered, Known, Same};
 use super::pattern::Pattern;
 use super::reply::ReplyBody;
 use super::request::IncomingRequest;
-use super::responder::{reply_topic, same_key, Responder};
+use super::responder::{reply_topic, same_key, Owed, Responder};
 use super::{ServiceStats, Setup};
 use crate::agent::Agent;
 use crate::error::RemoteError;
-use crate::telemetry;
+use crate::telemetry::{self, TARGET};
 use crate::{Message, Subscription, Topic};
 
 pub(super) struct Server {
@@ -40,6 +40,8 @@ pub(super) struct Server {
     counters: Arc<Counters>,
     stops: oneshot::Receiver<Stop>,
     stopping: Option<Stopping>,
+    /// Until the broker has confirmed that no more will come.
+    leaving: Option<BoxFuture<'static, ()>>,
     timeout: Duration,
 }
 
@@ -61,9 +63,12 @@ struct Waiting {
     reply_to: Option<Topic>,
     same: Option<Same>,
     expires: Option<Instant>,
+    /// What it was answered the first time: it needs no handler.
+    answer: Option<ReplyBody>,
 }
 
-/// A handler has run.
+/// A request has its answer.
+#[derive(Default)]
 struct Done {
     same: Option<Same>,
     /// What to answer if the same request comes again.
@@ -92,6 +97,7 @@ impl Server {
             counters,
             stops,
             stopping: None,
+            leaving: None,
             timeout: Duration::ZERO,
         }
     }
@@ -122,7 +128,8 @@ impl Server {
             progress |= self.poll_requests(cx);
             progress |= self.start_waiting();
             self.counters.hold(self.running.len(), self.waiting.len());
-            if self.subscription.is_none() && self.running.is_empty() {
+            let has_left = self.subscription.is_none() && self.poll_leaving(cx).is_ready();
+            if has_left && self.running.is_empty() {
                 return Poll::Ready(());
             }
             if !progress {
@@ -138,7 +145,9 @@ impl Server {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(Stop { until, reply })) => {
-                    self.subscription = None;
+                    // Those that came before are told as well.
+                    self.poll_requests(cx);
+                    self.leave();
                     self.refuse_waiting();
                     self.stopping = Some(Stopping { timer: Box::pin(sleep_until(until)), reply });
                 }
@@ -150,6 +159,20 @@ impl Server {
         }
     }
 
+    /// Gives the filter up. Without a connection nobody can confirm that.
+    fn leave(&mut self) {
+        let subscription = self.subscription.take().filter(|_| self.agent.is_connected());
+        self.leaving = subscription.map(|subscription| subscription.unsubscribe().map(drop).boxed());
+    }
+
+    fn poll_leaving(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(leaving) = &mut self.leaving {
+            ready!(leaving.as_mut().poll(cx));
+            self.leaving = None;
+        }
+        Poll::Ready(())
+    }
+
     fn poll_requests(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         while let Some(subscription) = &mut self.subscription {
@@ -158,7 +181,8 @@ impl Server {
             match item {
                 Some(Ok(message)) => self.handle_message(message, Instant::now()),
                 Some(Err(gap)) => {
-                    tracing::warn!(filter = %self.pattern.filter(), error = %gap, "requests were lost");
+                    let filter = self.pattern.filter();
+                    tracing::warn!(name: "mqtt.requests_lost", target: TARGET, %filter, error = %gap, "requests were lost");
                     self.counters.lost(gap.lagged().unwrap_or_default());
                 }
                 // The agent has ended.
@@ -173,29 +197,28 @@ impl Server {
         let request = IncomingRequest::new(message, self.pattern.clone());
         let reply_to = reply_topic(&self.setup, &request);
         let key = same_key(&self.setup, &request);
-        let same = reply_to.clone().zip(key).map(|(reply_to, key)| Same { reply_to, key });
+        let same = reply_to.clone().zip(key).map(|(reply_to, key)| Same::new(reply_to, &key));
         match same.as_ref().map_or(Known::New, |same| self.answered.note(same, now)) {
-            Known::New => self.enqueue(Waiting { request, reply_to, same, expires }, now),
+            Known::New => self.enqueue(Waiting { request, reply_to, same, expires, answer: None }, now),
             Known::Running => self.counters.duplicates(1),
             Known::Answered(body) => {
                 self.counters.duplicates(1);
-                let responder = self.responder(request, reply_to);
-                self.running.spawn(async move {
-                    responder.send(body).await;
-                    Done { same: None, body: None }
-                });
+                // In the line of the others, so that those who repeat themselves are held to its bounds.
+                self.enqueue(Waiting { request, reply_to, same: None, expires, answer: Some(body) }, now);
             }
         }
     }
 
     fn enqueue(&mut self, waiting: Waiting, now: Instant) {
-        if self.waiting.len() >= self.capacity {
+        self.waiting.push_back(waiting);
+        // First, so that nothing is lost while a handler is free.
+        self.start_waiting();
+        if self.waiting.len() > self.capacity {
             self.counters.lost(1);
             if let Some(same) = self.waiting.pop_front().and_then(|oldest| oldest.same) {
                 self.answered.settle(same, None, now);
             }
         }
-        self.waiting.push_back(waiting);
     }
 
     fn start_waiting(&mut self) -> bool {
@@ -209,7 +232,7 @@ impl Server {
     }
 
     fn start(&mut self, waiting: Waiting) {
-        let Waiting { request, reply_to, same, expires } = waiting;
+        let Waiting { request, reply_to, same, expires, answer } = waiting;
         let now = Instant::now();
         if expires.is_some_and(|expires| expires <= now) {
             // Nobody waits for the answer any more.
@@ -219,7 +242,19 @@ impl Server {
             }
             return;
         }
-        let responder = self.responder(request.clone(), reply_to);
+        let responder = self.responder(request.clone(), reply_to, answer.clone());
+        match answer {
+            None => self.handle(request, same, responder),
+            Some(body) => {
+                self.running.spawn(async move {
+                    responder.send(body).await;
+                    Done::default()
+                });
+            }
+        }
+    }
+
+    fn handle(&mut self, request: IncomingRequest, same: Option<Same>, responder: Responder) {
         let (handler, counters) = (self.setup.handler.clone(), self.counters.clone());
         let span = telemetry::serving(request.message());
         self.running.spawn(async move {
@@ -246,14 +281,15 @@ impl Server {
 
     /// Those that wait will have no handler.
     fn refuse_waiting(&mut self) {
-        for Waiting { request, reply_to, .. } in std::mem::take(&mut self.waiting) {
-            drop(self.responder(request, reply_to));
+        for Waiting { request, reply_to, answer, .. } in std::mem::take(&mut self.waiting) {
+            drop(self.responder(request, reply_to, answer));
         }
     }
 
-    fn responder(&self, request: IncomingRequest, reply_to: Option<Topic>) -> Responder {
+    fn responder(&self, request: IncomingRequest, reply_to: Option<Topic>, answer: Option<ReplyBody>) -> Responder {
         let (agent, setup, counters) = (self.agent.clone(), self.setup.clone(), self.counters.clone());
-        Responder::new(agent, setup, counters, request, reply_to, self.timeout)
+        let owed = answer.map_or(Owed::Anything, Owed::Body);
+        Responder { agent, setup, counters, request, reply_to, timeout: self.timeout, owed }
     }
 }
 

@@ -110,6 +110,12 @@ impl Holds {
         }
     }
 
+    /// The broker has the PUBREC of this message: one more, behind what is kept back, could be taken for that of the next
+    /// message under the identifier.
+    pub(super) fn release(&mut self, id: PacketId) {
+        self.order.retain(|due| *due != (Ack::PubRec(id), None));
+    }
+
     /// The next acknowledgement that nothing keeps back.
     pub(super) fn pop(&mut self) -> Option<Ack> {
         let (ack, hold) = *self.order.front()?;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::in_flight::On;
 use super::queue::{Place, Queue};
 use super::request::RequestKey;
-use super::{Due, Entry, Session};
+use super::{Due, Entry, Session, WRITE_AHEAD};
 use crate::allowance::{weight, Allowance, Share};
 use crate::command::{self, Reply};
 use crate::options::Offline;
@@ -264,8 +264,8 @@ impl Session {
         }
     }
 
-    /// Sends the front of the queue. `written_base` added to a position in `output` counts from the start of the
-    /// connection.
+    /// Sends the queue, as far as it may go out and there is room. `written_base` added to a position in `output` counts
+    /// from the start of the connection.
     pub(super) fn transmit_queued(
         &mut self,
         codec: &mut Codec,
@@ -273,7 +273,8 @@ impl Session {
         written_base: u64,
         now: Instant,
     ) -> bool {
-        while let Some(front) = self.publishes.queue.front() {
+        let mut sent = false;
+        while let Some(front) = self.publishes.queue.front().filter(|_| output.len() < WRITE_AHEAD) {
             let owner = front.owner;
             // A caller that waits hears of its deadline by itself; one that left after a first sending does not.
             let expired = front.is_expired(now) && matches!(owner, Owner::Nobody);
@@ -281,9 +282,9 @@ impl Session {
             let refused = self.terms().and_then(|terms| terms.check_publish(&front.publish).err());
             let waits = front.publish.qos != QoS::AtMostOnce && self.is_window_full();
             if waits && !expired && !left && refused.is_none() {
-                return false;
+                break;
             }
-            let Some(outgoing) = self.publishes.queue.pop_front() else { return false };
+            let Some(outgoing) = self.publishes.queue.pop_front() else { break };
             if left {
                 if let Owner::Call(call) = owner {
                     self.publishes.calls.remove(call);
@@ -291,10 +292,13 @@ impl Session {
             } else if let Some(error) = refused {
                 self.give_up(owner, error, now);
             } else if !expired {
-                return self.transmit_new(outgoing, codec, output, written_base, now);
+                if !self.transmit_new(outgoing, codec, output, written_base, now) {
+                    break;
+                }
+                sent = true;
             }
         }
-        false
+        sent
     }
 
     /// Whether as many QoS 1 and 2 publishes are unacknowledged on this connection as may be. What is still to be

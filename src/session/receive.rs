@@ -92,6 +92,9 @@ impl Receiving {
         if self.unreleased.is_empty() && self.unreleased.capacity() > KEPT {
             self.unreleased = HashSet::default();
         }
+        if let Some(holds) = &mut self.holds {
+            holds.release(id);
+        }
         // Answered whether known or not, or the broker would repeat it for ever.
         self.acks.push_back(Ack::PubComp(id));
     }

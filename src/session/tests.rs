@@ -220,7 +220,7 @@ impl<const LEVEL: u8> Bench<LEVEL> {
         let mut packets = Vec::new();
         loop {
             let before = fresh.len();
-            let Some((packet, carried)) = decode_client_packet(Self::VERSION, &mut fresh) else { break };
+            let Some((packet, carried)) = decode_client_packet(Self::VERSION, &mut fresh).unwrap() else { break };
             self.carried.push(carried);
             self.unwritten.push_back((packet.clone(), before - fresh.len()));
             packets.push(packet);

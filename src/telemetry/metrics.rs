@@ -1,12 +1,13 @@
 //! The counters and histograms of an agent, handed to the `metrics` facade.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, Label, Unit};
 use tokio::sync::watch;
 
+use crate::siblings::Siblings;
 use crate::stats::{Counters, Value};
 use crate::{Agent, Histogram, State, Stats};
 
@@ -15,6 +16,9 @@ use crate::{Agent, Histogram, State, Stats};
 pub struct Metrics {
     labels: Vec<Label>,
     counters: Arc<Counters>,
+    siblings: Weak<Siblings>,
+    /// What the siblings had counted when they were last there.
+    beside: Stats,
     state: watch::Receiver<State>,
     /// What was handed over already.
     recorded: Stats,
@@ -43,6 +47,8 @@ impl Agent {
         Metrics {
             labels: vec![Label::new("agent", name.into())],
             counters: self.counters(),
+            siblings: Arc::downgrade(self.siblings()),
+            beside: Stats::default(),
             state: self.state(),
             recorded: Stats::default(),
         }
@@ -56,7 +62,11 @@ impl Metrics {
     /// Round trips are handed over one by one, each as the middle of its [`Histogram`] bucket, so what a call costs grows
     /// with their number since the last one.
     pub fn record(&mut self) {
-        let stats = self.counters.snapshot();
+        self.beside = match self.siblings.upgrade() {
+            Some(siblings) => siblings.stats(),
+            None => self.beside.totals(),
+        };
+        let stats = self.counters.snapshot().and(self.beside);
         for measure in stats.measures() {
             let (name, help) = (measure.name, measure.help.trim_start());
             match measure.value {

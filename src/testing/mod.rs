@@ -29,10 +29,14 @@
 //!
 //! Every future here may be dropped at any await; what it was starting then ends.
 //!
-//! They run on sockets, so they need a clock that runs: a test with paused Tokio time would see deadlines pass while
-//! bytes are on their way. What waits here, waits for a few seconds at most, then panics and says for what.
+//! [`Broker`] and [`Proxy`] run on sockets, so they need a clock that runs: a test with paused Tokio time would see
+//! deadlines pass while bytes are on their way. [`MemoryBroker`] is for such a test: it has no socket, and devices work
+//! with it as they do with the other.
 //!
-//! The broker needs Rust 1.89.
+//! All of them may be used and dropped on any thread. What waits here, waits for a few seconds at most, then panics and
+//! says for what.
+//!
+//! The feature needs Rust 1.89.
 
 use std::future::Future;
 use std::pin::pin;
@@ -40,11 +44,13 @@ use std::time::{Duration, Instant};
 
 mod broker;
 mod device;
+mod memory;
 mod packets;
 mod proxy;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use device::{Device, Response};
+pub use memory::MemoryBroker;
 pub use packets::Packet;
 pub use proxy::{Direction, Proxy};
 

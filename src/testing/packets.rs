@@ -42,7 +42,7 @@ impl Plans {
         self.refusals += 1;
     }
 
-    fn take(&mut self, kind: u8) -> Fate {
+    pub(super) fn take(&mut self, kind: u8) -> Fate {
         let drops = &mut self.drops[usize::from(kind)];
         if *drops > 0 {
             *drops -= 1;
@@ -57,7 +57,7 @@ impl Plans {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Pass,
     Drop,
     Refuse,

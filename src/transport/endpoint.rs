@@ -6,6 +6,7 @@ use std::str::FromStr;
 use ::url::Url;
 use percent_encoding::percent_decode_str;
 
+use super::host;
 use crate::Error;
 
 /// Where a broker is: `mqtt://host:port`, `mqtts://…`, `ws://host:port/path?query`, `wss://…` or `unix:/path`.
@@ -24,8 +25,9 @@ use crate::Error;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     scheme: Scheme,
-    /// Without the brackets that a URL puts around an IPv6 address.
+    /// An IPv6 address without brackets; empty where there is none.
     host: String,
+    /// None for a socket in the file system only, so that endpoints are equal that lead to the same place.
     port: Option<u16>,
     /// Of the WebSocket request, or of the socket in the file system.
     path: String,
@@ -123,22 +125,26 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// A host that is spoken to in plain TCP.
+    /// A host that is spoken to in plain TCP. A text that is no host may hold a password, and is not kept: the
+    /// [`check`](Self::check) refuses what is left.
     pub(crate) fn plain(host: impl Into<String>) -> Self {
-        Self { scheme: Scheme::Mqtt, host: host.into(), port: None, path: String::new(), query: None }
+        let (scheme, host) = (Scheme::Mqtt, Some(host.into()).filter(|host| host::is_host(host)).unwrap_or_default());
+        Self { scheme, host, port: scheme.default_port(), path: String::new(), query: None }
     }
 
     /// What a URL says of the place: all but user name, password and query.
     pub(crate) fn of(url: &Url) -> Result<Self, Error> {
         let scheme = Scheme::of(url)?;
+        if ends_early(url) {
+            return Err(Error::invalid_options(
+                "the URL has an `@` behind its host: is there a `/`, `?` or `#` in the password? Write %2F, %3F, %23 for \
+                 these, and %40 for an `@`",
+            ));
+        }
         if url.fragment().is_some() {
             return Err(Error::invalid_options("the URL of a broker has no fragment"));
         }
-        let host = match url.host() {
-            Some(::url::Host::Ipv6(address)) => address.to_string(),
-            Some(host) => host.to_string(),
-            None => String::new(),
-        };
+        let host = host::of(url).unwrap_or_default();
         let path = match scheme {
             Scheme::Ws | Scheme::Wss => url.path().to_owned(),
             Scheme::Unix => percent_decode("path", url.path())?,
@@ -155,7 +161,7 @@ impl Endpoint {
             }
             Scheme::Unix => Ok(Self { scheme, host, port: None, path, query: None }),
             _ if host.is_empty() => Err(Error::invalid_options("the URL names no host")),
-            _ => Ok(Self { scheme, host, port: url.port(), path, query: None }),
+            _ => Ok(Self { scheme, host, port: url.port().or_else(|| scheme.default_port()), path, query: None }),
         }
     }
 
@@ -171,7 +177,7 @@ impl Endpoint {
 
     /// The TCP port; None for a socket in the file system.
     pub fn port(&self) -> Option<u16> {
-        self.port.or_else(|| self.scheme.default_port())
+        self.port
     }
 
     /// The path of the WebSocket request or of the socket in the file system; otherwise empty.
@@ -181,11 +187,7 @@ impl Endpoint {
 
     /// `host:port` as URLs and the HTTP header Host write it.
     pub(crate) fn authority(&self) -> String {
-        let port = self.port().unwrap_or_default();
-        match self.host.contains(':') {
-            true => format!("[{}]:{port}", self.host),
-            false => format!("{}:{port}", self.host),
-        }
+        host::with_port(&self.host, self.port.unwrap_or_default())
     }
 
     /// With the query, which may be a secret: for the request line only.
@@ -197,8 +199,10 @@ impl Endpoint {
         }
     }
 
+    /// The port becomes that of the scheme.
     pub(crate) fn set_scheme(&mut self, scheme: Scheme) {
         self.scheme = scheme;
+        self.port = scheme.default_port();
     }
 
     pub(crate) fn set_port(&mut self, port: u16) {
@@ -212,12 +216,16 @@ impl Endpoint {
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.scheme == Scheme::Unix {
             return match cfg!(unix) {
+                true if self.port.is_some() => Err(Error::invalid_options(format!("port is set, but {self} has none"))),
                 true => Ok(()),
                 false => Err(Error::invalid_options(format!("{self}: this platform has no such sockets"))),
             };
         }
         if self.host.is_empty() {
-            return Err(Error::invalid_options("the host is empty"));
+            return Err(Error::invalid_options(
+                "there is no host, or what was given is none: it is a name or an address alone; the port has an option \
+                 of its own, and what has a scheme is a URL",
+            ));
         }
         if self.port == Some(0) {
             return Err(Error::invalid_options("port 0 cannot be connected to"));
@@ -270,6 +278,22 @@ impl TryFrom<String> for Endpoint {
     }
 }
 
+impl TryFrom<&String> for Endpoint {
+    type Error = Error;
+
+    fn try_from(url: &String) -> Result<Self, Error> {
+        Self::from_url(url)
+    }
+}
+
+/// Whether a user name or password may have ended early, by a character that had to be percent-encoded: the rest would
+/// go on as a path, an option or the query for a server, and be shown.
+fn ends_early(url: &Url) -> bool {
+    let names = url.query().unwrap_or_default().split('&').filter_map(|pair| pair.split('=').next());
+    let mut parts = names.chain([url.path(), url.fragment().unwrap_or_default()]);
+    url.scheme() != "unix" && parts.any(|part| part.contains('@'))
+}
+
 /// The text of the error never repeats the URL, which may hold a password.
 pub(crate) fn parse(url: &str) -> Result<Url, Error> {
     Url::parse(url)
@@ -305,6 +329,15 @@ mod tests {
             assert_eq!(endpoint.to_string(), text, "{url}");
             assert!(!format!("{endpoint:?}").contains("secret"));
         }
+    }
+
+    #[test]
+    fn endpoints_that_lead_to_the_same_place_are_equal() {
+        let urls = ["mqtt://h", "mqtt://h:1883", "tcp://h/"];
+        let set: std::collections::HashSet<_> = urls.iter().map(|url| Endpoint::from_url(url).unwrap()).collect();
+        assert_eq!(set.len(), 1);
+        assert!(set.contains(&Endpoint::plain("h")));
+        assert_ne!(Endpoint::from_url("mqtt://h").unwrap(), Endpoint::from_url("mqtts://h:1883").unwrap());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::Error;
 
 mod endpoint;
+mod host;
 mod proxy;
 mod settings;
 mod tcp;
@@ -104,16 +105,27 @@ impl Transport {
     }
 }
 
-/// Why a stream ended: what TLS says, or `otherwise`. With TLS 1.3 the refusal of a client's certificate comes only after
-/// the handshake.
+/// Why a stream ended: what TLS says, or a layer by an error of ours, or `otherwise`. With TLS 1.3 the refusal of a
+/// client's certificate comes only after the handshake.
 pub(crate) fn lost(source: io::Error, otherwise: &'static str) -> Error {
     #[cfg(feature = "tls-no-provider")]
     let source = match tls::failure_of_stream(source) {
         Ok(failure) => return failure,
         Err(source) => source,
     };
-    match source.kind() {
-        io::ErrorKind::InvalidData => Error::protocol("what came is no WebSocket with MQTT in it").with_source(source),
-        _ => Error::connection(otherwise).with_source(source),
+    source.downcast::<Error>().unwrap_or_else(|source| Error::connection(otherwise).with_source(source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn what_a_layer_says_of_the_end_is_told_and_nothing_is_read_into_a_strangers_error() {
+        let own = io::Error::other(Error::protocol("no MQTT"));
+        assert_eq!(lost(own, "the connection was lost").kind(), ErrorKind::Protocol);
+        let error = lost(io::ErrorKind::InvalidData.into(), "the connection was lost");
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Connection, "the connection was lost"));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{parse, percent_decode, Endpoint, Stream};
+use super::{host, parse, percent_decode, Endpoint, Stream};
 use crate::Error;
 
 #[cfg(feature = "proxy")]
@@ -38,11 +38,7 @@ impl Proxy {
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return Err(refuse("its URL has neither path nor query"));
         }
-        let host = match url.host() {
-            Some(::url::Host::Ipv6(address)) => address.to_string(),
-            Some(host) if !host.to_string().is_empty() => host.to_string(),
-            _ => return Err(refuse("its URL names no host")),
-        };
+        let host = host::of(&url).ok_or_else(|| refuse("its URL names no host"))?;
         let decode = |text| percent_decode("proxy's login", text);
         let login = match (url.username(), url.password()) {
             ("", None) => None,
@@ -86,10 +82,7 @@ impl fmt::Display for Proxy {
             Kind::Http => "http",
             Kind::Socks5 => "socks5",
         };
-        match self.host.contains(':') {
-            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
-            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
-        }
+        write!(f, "{scheme}://{}", host::with_port(&self.host, self.port))
     }
 }
 

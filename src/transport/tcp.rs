@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::net::{lookup_host, TcpStream};
 use tokio::time::timeout;
 
+use super::host;
 use crate::telemetry::TARGET;
 use crate::Error;
 
@@ -39,7 +40,7 @@ async fn connect_to_any(
 }
 
 fn unreachable_host(host: &str, port: u16, source: io::Error) -> Error {
-    Error::connection(format!("cannot connect to {host}:{port}")).with_source(source)
+    Error::connection(format!("cannot connect to {}", host::with_port(host, port))).with_source(source)
 }
 
 #[cfg(test)]

@@ -57,10 +57,10 @@ fn request(headers: &[(String, String)], endpoint: &Endpoint) -> Result<Request,
 
 /// The text of the error holds the name only.
 pub(crate) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
-    const OURS: [&str; 4] = ["connection", "host", "upgrade", "sec-websocket-"];
+    const OURS: [&str; 3] = ["connection", "host", "upgrade"];
     let refuse = |why: &str| Error::invalid_options(format!("websocket_header {}: {why}", Short(name)));
     let name = HeaderName::try_from(name).map_err(|_| refuse("this is no name of an HTTP header"))?;
-    if OURS.iter().any(|ours| name.as_str().starts_with(ours)) {
+    if OURS.contains(&name.as_str()) || name.as_str().starts_with("sec-websocket-") {
         return Err(refuse("this header belongs to the handshake itself"));
     }
     let mut value = HeaderValue::try_from(value).map_err(|_| refuse("this is no value of an HTTP header"))?;
@@ -75,7 +75,7 @@ fn payload(message: Message) -> io::Result<Option<Bytes>> {
         Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(None),
         // A peer that says goodbye need not hang up as well.
         Message::Close(_) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the broker closed the WebSocket")),
-        Message::Text(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the broker sent text, not binary data")),
+        Message::Text(_) => Err(no_mqtt(io::Error::other("the broker sent text, not binary data"))),
     }
 }
 
@@ -83,8 +83,14 @@ fn into_io(error: WsError) -> io::Error {
     match error {
         WsError::Io(error) => error,
         WsError::ConnectionClosed | WsError::AlreadyClosed => io::ErrorKind::ConnectionAborted.into(),
-        error => io::Error::new(io::ErrorKind::InvalidData, error),
+        error => no_mqtt(error),
     }
+}
+
+/// An error that says itself what it is: see [`lost`](super::lost).
+fn no_mqtt(source: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    let error = Error::protocol("what came is no WebSocket with MQTT in it").with_source(source);
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 fn failure(endpoint: &Endpoint, error: WsError) -> Error {
@@ -121,4 +127,19 @@ fn refusal(endpoint: &Endpoint, response: &Response) -> Error {
         WebSocketFailure::Status(status.as_u16()),
         format!("{endpoint} refused the WebSocket handshake with HTTP status {}{advice}", status.as_u16()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_ours_only_by_its_whole_name() {
+        for name in ["Connection-Id", "Host-Override", "Upgrade-Insecure-Requests", "X-Host"] {
+            assert!(header(name, "a").is_ok(), "{name}");
+        }
+        for name in ["Connection", "HOST", "upgrade", "Sec-WebSocket-Protocol"] {
+            assert!(header(name, "a").is_err(), "{name}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::{Error, Filter, QoS, Topic};
 mod alias;
 mod frame;
 mod output;
-#[cfg(any(fuzzing, test))]
+#[cfg(any(feature = "testing", fuzzing, test))]
 pub(crate) mod peer;
 mod publish;
 mod v4;

@@ -1,12 +1,25 @@
-//! The other end of the wire, for tests and fuzzing: what a client sent.
+//! The other end of the wire, for tests, fuzzing and the broker in memory: what clients send.
+
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5::{self, RetainForwardRule};
 use rumqttc::v5::mqttbytes::QoS as QoSV5;
 
-use super::{v4 as words_v4, Ask, Frame, Incoming, PacketId};
-use crate::{Filter, QoS, Topic, Version};
+use super::{v4 as words_v4, Ask, Frame, PacketId};
+use crate::properties::Properties;
+use crate::{Error, Filter, QoS, ReasonCode, Topic, Version};
+
+#[cfg(feature = "testing")]
+mod answer;
+#[cfg(feature = "testing")]
+mod hello;
+
+#[cfg(feature = "testing")]
+pub(crate) use answer::{encode_answer, encode_publish, Answer};
+#[cfg(feature = "testing")]
+pub(crate) use hello::{decode_hello, Hello};
 
 /// A packet of a client, in what all versions have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,39 +38,43 @@ pub(crate) enum Sent {
 /// What a packet carried that only MQTT 5 has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Carried {
-    pub(crate) expiry: Option<u32>,
+    pub(crate) properties: Properties,
     pub(crate) alias: Option<u16>,
-    pub(crate) response_topic: Option<String>,
-    pub(crate) correlation_data: Option<Bytes>,
-    pub(crate) user_properties: Vec<(String, String)>,
     pub(crate) identifier: Option<usize>,
+    /// The filters of a SUBSCRIBE again, in full.
     pub(crate) asks: Vec<Ask>,
+    /// Of a DISCONNECT.
+    pub(crate) reason: ReasonCode,
 }
 
 /// A message with nothing special about it.
-pub(crate) fn plain(topic: Topic, payload: Bytes, qos: QoS, id: PacketId) -> Incoming {
-    Incoming { topic, payload, qos, retain: false, dup: false, id, properties: None, subscriptions: Vec::new() }
+#[cfg(any(fuzzing, test))]
+pub(crate) fn plain(topic: Topic, payload: Bytes, qos: QoS, id: PacketId) -> super::Incoming {
+    super::Incoming { topic, payload, qos, retain: false, dup: false, id, properties: None, subscriptions: Vec::new() }
 }
 
-/// Takes the next whole packet out of `buf`.
-pub(crate) fn decode_client_packet(version: Version, buf: &mut BytesMut) -> Option<(Sent, Carried)> {
-    let frame = Frame::peek(buf).expect("a length that is not malformed")?;
-    if buf.len() < frame.len() {
-        return None;
-    }
-    let mut packet = buf.split_to(frame.len());
-    Some(match version {
-        Version::V31 | Version::V311 => (translate_v4(&mut packet), Carried::default()),
+/// Takes the next whole packet out of `buf`; None until all of it is there. A CONNECT is none of those.
+pub(crate) fn decode_client_packet(version: Version, buf: &mut BytesMut) -> Result<Option<(Sent, Carried)>, Error> {
+    let Some((frame, mut packet)) = take_packet(buf)? else { return Ok(None) };
+    match version {
+        Version::V31 | Version::V311 => translate_v4(&mut packet),
         Version::V5 | Version::Auto if frame.kind() == super::frame::DISCONNECT => {
-            (Sent::Disconnect, Carried::default())
+            let reason = packet.get(frame.header).copied().map(ReasonCode).unwrap_or_default();
+            Ok((Sent::Disconnect, Carried { reason, ..Carried::default() }))
         }
         Version::V5 | Version::Auto => translate_v5(&mut packet),
-    })
+    }
+    .map(Some)
 }
 
-fn translate_v4(packet: &mut BytesMut) -> Sent {
+fn take_packet(buf: &mut BytesMut) -> Result<Option<(Frame, BytesMut)>, Error> {
+    Ok(Frame::peek(buf)?.filter(|frame| frame.len() <= buf.len()).map(|frame| (frame, buf.split_to(frame.len()))))
+}
+
+fn translate_v4(packet: &mut BytesMut) -> Result<(Sent, Carried), Error> {
     use v4::Packet;
-    match Packet::read(packet, super::MAX_REMAINING_LENGTH).expect("a well-formed packet") {
+    let mut carried = Carried::default();
+    let sent = match Packet::read(packet, super::MAX_REMAINING_LENGTH).map_err(malformed)? {
         Packet::Publish(v4::Publish { dup, qos, retain, topic, pkid, payload }) => {
             Sent::Publish { topic, payload, qos: words_v4::from_wire(qos), retain, dup, id: pkid }
         }
@@ -66,29 +83,28 @@ fn translate_v4(packet: &mut BytesMut) -> Sent {
         Packet::PubRel(ack) => Sent::PubRel(ack.pkid),
         Packet::PubComp(ack) => Sent::PubComp(ack.pkid),
         Packet::Subscribe(v4::Subscribe { pkid, filters }) => {
+            carried.asks = filters.iter().map(ask_v4).collect::<Result<_, _>>()?;
             let filters = filters.into_iter().map(|filter| (filter.path, words_v4::from_wire(filter.qos)));
             Sent::Subscribe(pkid, filters.collect())
         }
         Packet::Unsubscribe(v4::Unsubscribe { pkid, topics }) => Sent::Unsubscribe(pkid, topics),
         Packet::PingReq => Sent::PingReq,
         Packet::Disconnect => Sent::Disconnect,
-        other => panic!("a client does not send {other:?}"),
-    }
+        other => return Err(unexpected(&other)),
+    };
+    Ok((sent, carried))
 }
 
-fn translate_v5(packet: &mut BytesMut) -> (Sent, Carried) {
+fn translate_v5(packet: &mut BytesMut) -> Result<(Sent, Carried), Error> {
     use v5::Packet;
     let mut carried = Carried::default();
-    let sent = match Packet::read(packet, None).expect("a well-formed packet") {
+    let sent = match Packet::read(packet, None).map_err(malformed)? {
         Packet::Publish(publish) => {
             let properties = publish.properties.unwrap_or_default();
-            carried.expiry = properties.message_expiry_interval;
             carried.alias = properties.topic_alias;
-            carried.response_topic = properties.response_topic;
-            carried.correlation_data = properties.correlation_data;
-            carried.user_properties = properties.user_properties;
+            carried.properties = translate_properties(properties);
             Sent::Publish {
-                topic: String::from_utf8(publish.topic.to_vec()).expect("a topic in UTF-8"),
+                topic: String::from_utf8(publish.topic.to_vec()).map_err(malformed)?,
                 payload: publish.payload,
                 qos: from_wire_v5(publish.qos),
                 retain: publish.retain,
@@ -102,25 +118,49 @@ fn translate_v5(packet: &mut BytesMut) -> (Sent, Carried) {
         Packet::PubComp(ack) => Sent::PubComp(ack.pkid),
         Packet::Subscribe(v5::Subscribe { pkid, filters, properties }) => {
             carried.identifier = properties.and_then(|properties| properties.id);
-            carried.asks = filters.iter().map(ask).collect();
+            carried.asks = filters.iter().map(ask_v5).collect::<Result<_, _>>()?;
             let filters = filters.into_iter().map(|filter| (filter.path, from_wire_v5(filter.qos)));
             Sent::Subscribe(pkid, filters.collect())
         }
         Packet::Unsubscribe(v5::Unsubscribe { pkid, filters, .. }) => Sent::Unsubscribe(pkid, filters),
         Packet::PingReq(_) => Sent::PingReq,
-        other => panic!("a client does not send {other:?}"),
+        other => return Err(unexpected(&other)),
     };
-    (sent, carried)
+    Ok((sent, carried))
 }
 
-fn ask(filter: &v5::Filter) -> Ask {
-    Ask {
-        filter: Filter::new(&filter.path).expect("a valid filter"),
+fn ask_v4(filter: &v4::SubscribeFilter) -> Result<Ask, Error> {
+    let (qos, filter) = (words_v4::from_wire(filter.qos), Filter::new(&filter.path)?);
+    Ok(Ask { filter, qos, no_local: false, retain_as_published: false, retained: true })
+}
+
+fn ask_v5(filter: &v5::Filter) -> Result<Ask, Error> {
+    Ok(Ask {
+        filter: Filter::new(&filter.path)?,
         qos: from_wire_v5(filter.qos),
         no_local: filter.nolocal,
         retain_as_published: filter.preserve_retain,
         retained: filter.retain_forward_rule != RetainForwardRule::Never,
+    })
+}
+
+fn translate_properties(properties: v5::PublishProperties) -> Properties {
+    Properties {
+        message_expiry: properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into())),
+        content_type: properties.content_type,
+        payload_is_utf8: properties.payload_format_indicator == Some(1),
+        response_topic: properties.response_topic.and_then(|topic| Topic::new(topic).ok()),
+        correlation_data: properties.correlation_data,
+        user_properties: properties.user_properties,
     }
+}
+
+fn malformed(source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::protocol("the client sent a malformed packet").with_source(source)
+}
+
+fn unexpected(packet: &impl std::fmt::Debug) -> Error {
+    Error::protocol(format!("a client does not send {packet:?}"))
 }
 
 fn from_wire_v5(qos: QoSV5) -> QoS {

@@ -100,6 +100,12 @@ pub(super) fn connack_reason(code: u8) -> ReasonCode {
     }
 }
 
+/// The other way round; what has no return code is "server unavailable".
+#[cfg(feature = "testing")]
+pub(super) fn connack_code(reason: ReasonCode) -> u8 {
+    (0..=5).find(|code| connack_reason(*code) == reason).unwrap_or(3)
+}
+
 fn translate(packet: Packet, frame: Frame) -> Result<Inbound, Error> {
     Ok(match packet {
         Packet::ConnAck(ack) => Inbound::ConnAck(Ok(Box::new(ConnAck {

@@ -131,8 +131,11 @@ fn write_properties(publish: &Publish, expiry: Option<u32>, sending: &Sending, b
     if properties.is_none() && alias.is_none() && expiry.is_none() {
         return buf.put_u8(0);
     }
-    let properties = properties.unwrap_or(Properties::NONE);
-    let fields = v5::PublishProperties {
+    written(&fields(properties.unwrap_or(Properties::NONE), expiry, alias).write(buf));
+}
+
+pub(super) fn fields(properties: &Properties, expiry: Option<u32>, alias: Option<u16>) -> v5::PublishProperties {
+    v5::PublishProperties {
         payload_format_indicator: properties.payload_is_utf8.then_some(1),
         message_expiry_interval: expiry,
         topic_alias: alias,
@@ -141,8 +144,7 @@ fn write_properties(publish: &Publish, expiry: Option<u32>, sending: &Sending, b
         user_properties: properties.user_properties.clone(),
         subscription_identifiers: Vec::new(),
         content_type: properties.content_type.clone(),
-    };
-    written(&fields.write(buf));
+    }
 }
 
 /// The codec cannot name the reason, nor count its own lengths: by hand, but for the properties.

@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 use std::future::IntoFuture;
+use std::pin::pin;
 use std::sync::Arc;
 
-use futures::StreamExt;
-use mqtt_agent::{Agent, Brokers, BrokersSubscription, ErrorKind, QoS, State};
+use futures::poll;
+use futures::stream::{FusedStream, StreamExt};
+use mqtt_agent::{Agent, Brokers, BrokersState, BrokersSubscription, ErrorKind, QoS, State};
 use rumqttc::mqttbytes::v4::ConnectReturnCode;
 
-use crate::common::{options, state, watched};
+use crate::common::{options, refusing_address, state, watched};
 use crate::script::{grant, message};
-use crate::support::{millis, secs, within, EmbeddedBroker, Scripted, LIMIT};
+use crate::support::{millis, secs, url, within, EmbeddedBroker, Scripted, LIMIT};
 
 /// Two brokers that allow everything, registered as "eu" and "us".
 async fn pair() -> (Brokers, [EmbeddedBroker; 2]) {
@@ -31,6 +33,11 @@ async fn next(stream: &mut BrokersSubscription) -> (String, String) {
 async fn last(stream: &mut BrokersSubscription) -> (String, ErrorKind) {
     let (broker, item) = within(LIMIT, "an item", stream.next()).await.unwrap();
     (broker.to_string(), item.unwrap_err().kind())
+}
+
+/// Whether there was a change.
+async fn is_told(state: &mut BrokersState) -> bool {
+    poll!(pin!(state.changed())).is_ready()
 }
 
 #[tokio::test]
@@ -121,10 +128,35 @@ async fn one_state_tells_of_every_broker() {
     assert!(within(LIMIT, "the change", changed).await.unwrap()["asia"].is_none());
 
     drop(brokers);
-    within(LIMIT, "the end", async { while watch.changed().await.is_some() {} }).await;
+    within(LIMIT, "the end", async { while watch.changed().await.is_ok() {} }).await;
+    assert!(watch.changed().await.unwrap_err().is_closed());
     assert!(watch.wait_for(|_| false).await.unwrap_err().is_closed());
     assert!(watch.current().is_empty());
     eu.stop().await;
+}
+
+#[tokio::test]
+async fn a_state_tells_of_changes_since_it_was_made_and_of_each_end_once() {
+    let (brokers, _running) = pair().await;
+    let agents = ["eu", "us"].map(|name| brokers.get(name).unwrap());
+    for agent in &agents {
+        state(agent, "a connection", State::is_connected).await;
+    }
+    let mut early = brokers.state();
+    agents[0].close().await;
+    let mut late = brokers.state();
+    assert!(is_told(&mut early).await, "the end of one");
+    assert!(!is_told(&mut late).await, "nothing has changed since");
+    brokers.add("asia", "mqtt://localhost").unwrap();
+    for watch in [&mut early, &mut late] {
+        assert!(is_told(watch).await, "a broker more");
+        assert!(!is_told(watch).await, "the agent that had ended has not changed");
+    }
+    agents[1].close().await;
+    for watch in [&mut early, &mut late] {
+        assert!(is_told(watch).await, "the end of the other");
+        assert!(!is_told(watch).await);
+    }
 }
 
 #[tokio::test]
@@ -236,6 +268,21 @@ async fn a_stream_ends_with_the_registry_after_a_last_word_of_each_broker() {
             watched(state, "the end of an agent", State::is_closed).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_for_a_broker_ends_with_the_registry_and_lets_the_agent_go() {
+    let (_port, addr) = refusing_address();
+    let brokers = Brokers::new();
+    brokers.add("away", options(&url(addr))).unwrap();
+    let mut stream = brokers.subscribe(|agent| agent.subscribe("a"));
+    assert!(poll!(pin!(stream.recv())).is_pending() && !stream.is_terminated());
+    let mut agent = brokers.get("away").unwrap().state();
+    drop(brokers);
+    assert_eq!(last(&mut stream).await, ("away".into(), ErrorKind::Closed));
+    assert!(within(LIMIT, "the end", stream.recv()).await.is_none());
+    assert!(stream.is_terminated());
+    watched(&mut agent, "the end of the agent", State::is_closed).await;
 }
 
 #[tokio::test]

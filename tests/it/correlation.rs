@@ -162,3 +162,22 @@ async fn a_response_topic_has_no_wildcards() {
         assert_eq!(call.await.unwrap_err().kind(), kind);
     }
 }
+
+#[tokio::test]
+async fn a_correlation_by_topic_needs_a_place_for_it_in_each_filter() {
+    let scripted = Scripted::listen().await;
+    let agent = options(&scripted.url()).version(Version::V5).connect_lazy().unwrap();
+    let call = || agent.request("dev", "x").correlation(Correlation::topic("17"));
+    let refused = [
+        (call(), "reply_to with a +"),
+        (call().reply_to("res/17"), "reply_to with a +"),
+        (call().reply_to("res/#"), "reply_to with a +"),
+        (call().reply_to("res/+").rejected_by("no/17"), "rejected_by with a +"),
+        (call().reply_to("res/+").correlation(Correlation::topic("a/b")), "one level"),
+    ];
+    for (call, why) in refused {
+        let error = call.await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotSent));
+        assert!(error.to_string().contains(why), "{error}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::future::IntoFuture;
 
-use mqtt_agent::{Agent, ErrorKind, Json};
+use mqtt_agent::{Agent, ErrorKind, Json, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::script::*;
@@ -41,6 +41,7 @@ async fn a_payload_that_is_something_else_is_in_the_error() {
     peer.publish(message("res", "not json")).await;
     let error = call.await.unwrap().unwrap().json::<Reading>().unwrap_err();
     assert_eq!((error.kind(), error.messages()[0].text().unwrap()), (ErrorKind::Decode, "not json"));
+    assert_eq!(error.outcome(), Outcome::Unknown, "the device may have obeyed");
 }
 
 #[tokio::test]

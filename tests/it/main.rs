@@ -20,6 +20,8 @@ mod global;
 #[cfg(feature = "json")]
 mod json;
 mod many;
+mod memory;
+mod outside;
 mod publish;
 mod replies;
 mod request;

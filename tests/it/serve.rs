@@ -2,16 +2,20 @@
 
 use std::future::IntoFuture;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::join_all;
-use mqtt_agent::{Agent, Error, ErrorKind, Message, RemoteError, ReplyBody, Request, Service, ServiceStats};
+use futures::future::{join_all, FutureExt};
+use mqtt_agent::rpc::Correlation;
+use mqtt_agent::testing::{self, MemoryBroker};
+use mqtt_agent::{Agent, Error, ErrorKind, Message, RemoteError, ReplyBody, Request, Service, ServiceStats, Version};
+use rumqttc::mqttbytes::v4::Packet;
 use tokio::sync::{mpsc, Semaphore};
+use tokio::time::Instant;
 
-use crate::common::{mqtt5, nothing_left};
+use crate::common::{mqtt5, nothing_left, stats};
 use crate::script::*;
-use crate::support::{broker_test, drop_after_polls, millis, secs, within, LIMIT};
+use crate::support::{broker_test, drop_after_polls, millis, secs, within, Peer, LIMIT, VERSION};
 
 /// Waits until `reached` is true of what the service shows.
 async fn served(service: &Service, what: &str, reached: impl Fn(ServiceStats) -> bool) {
@@ -157,6 +161,17 @@ async fn no_more_handlers_run_than_may_and_what_waits_beyond_the_capacity_is_los
     assert_eq!(order, ["0", "1", "3", "4", "5", "6"], "the oldest that waits is lost");
 }
 
+#[tokio::test]
+async fn nothing_waits_or_is_lost_while_a_handler_is_free() {
+    let (_scripted, agent, mut peer) = pair().await;
+    let serve = agent.serve("rpc", |request| async move { request.payload().clone() }).reply_to("res");
+    // The stream holds eight.
+    let service = granted(&mut peer, serve.capacity(5).into_future()).await.unwrap();
+    peer.send_together((0..8).map(|n| Packet::Publish(message("rpc", &n.to_string())))).await;
+    served(&service, "all of them", |stats| stats.answered + stats.lost == 8).await;
+    assert_eq!(service.stats().lost, 0);
+}
+
 broker_test!(a_request_that_comes_twice_is_handled_once_and_answered_twice, |broker| async move {
     let device = mqtt5(&broker).await;
     let runs = Arc::new(AtomicUsize::new(0));
@@ -191,6 +206,60 @@ broker_test!(a_request_that_comes_twice_is_handled_once_and_answered_twice, |bro
     assert_eq!(again.properties().correlation_data.as_deref(), Some(&b"17"[..]));
     assert_eq!((runs.load(Relaxed), service.stats().duplicates), (1, 2));
 });
+
+/// A service that handles one request at a time and knows by their payload those that come twice.
+async fn forgetful(agent: &Agent, peer: &mut Peer) -> Service {
+    let echo = |request: mqtt_agent::IncomingRequest| async move { request.payload().clone() };
+    let serve = agent.serve("rpc", echo).reply_to("res").concurrency(1).capacity(4);
+    granted(peer, serve.same_by(|request| Some(request.payload().clone())).into_future()).await.unwrap()
+}
+
+#[tokio::test]
+async fn requests_that_come_again_and_again_are_held_to_the_bounds_of_the_others() {
+    let (_scripted, agent, mut peer) = pair().await;
+    let service = forgetful(&agent, &mut peer).await;
+    let mut payloads = Vec::new();
+    peer.publish(message("rpc", "old")).await;
+    let first = peer.expect_publish().await;
+    peer.puback(first.pkid).await;
+    served(&service, "an answer", |stats| stats.answered == 1 && stats.running == 0).await;
+    for n in 1..=20 {
+        peer.publish(message("rpc", "old")).await;
+        served(&service, "it taken", |stats| stats.duplicates == n && stats.running == 1).await;
+        assert!(service.stats().waiting <= 4);
+    }
+    peer.publish(message("rpc", "new")).await;
+    served(&service, "one more lost", |stats| stats.lost == 16).await;
+    assert_eq!((service.stats().running, service.stats().waiting), (1, 4));
+    for _ in 0..5 {
+        let reply = peer.expect_publish().await;
+        peer.puback(reply.pkid).await;
+        payloads.push(reply.payload);
+    }
+    assert_eq!(payloads, ["old", "old", "old", "old", "new"]);
+    served(&service, "an end", |stats| stats.answered == 2 && stats.running == 0).await;
+}
+
+#[tokio::test]
+async fn a_request_that_came_twice_has_its_answer_also_at_the_end() {
+    let (_scripted, agent, mut peer) = pair().await;
+    let service = forgetful(&agent, &mut peer).await;
+    peer.publish(message("rpc", "old")).await;
+    let first = peer.expect_publish().await;
+    peer.puback(first.pkid).await;
+    served(&service, "an answer", |stats| stats.answered == 1 && stats.running == 0).await;
+    for n in 1..=2 {
+        peer.publish(message("rpc", "old")).await;
+        served(&service, "it taken", |stats| stats.duplicates == n && stats.running == 1).await;
+    }
+    let again = peer.expect_publish().await;
+    // Of the two, one is being sent and one waits.
+    let stop = tokio::spawn(service.stop(Duration::ZERO));
+    assert_eq!(peer.expect_unsubscribe().await.topics, ["rpc"]);
+    let waited = peer.expect_publish().await;
+    assert_eq!((again.payload, waited.payload), ("old".into(), "old".into()));
+    assert_eq!(within(LIMIT, "the end", stop).await.unwrap(), 1);
+}
 
 broker_test!(a_service_that_stops_finishes_what_runs_and_refuses_what_waits, |broker| async move {
     let device = mqtt5(&broker).await;
@@ -248,8 +317,10 @@ broker_test!(a_call_to_serve_dropped_at_any_point_leaves_no_service_behind, |bro
     }
 });
 
-broker_test!(an_expired_request_is_not_handled, |broker| async move {
-    let device = mqtt5(&broker).await;
+#[tokio::test(start_paused = true)]
+async fn an_expired_request_is_not_handled() {
+    let broker = MemoryBroker::new();
+    let device = broker.options().version(Version::V5).connect().await.unwrap();
     let gate = Arc::new(Semaphore::new(0));
     let opened = gate.clone();
     let service = device
@@ -263,7 +334,7 @@ broker_test!(an_expired_request_is_not_handled, |broker| async move {
         .concurrency(1)
         .await
         .unwrap();
-    let caller = mqtt5(&broker).await;
+    let caller = broker.options().version(Version::V5).connect().await.unwrap();
     let first = tokio::spawn(caller.request("rpc", "1").into_future());
     served(&service, "a handler", |stats| stats.running == 1).await;
     // The message dies with its call.
@@ -273,7 +344,7 @@ broker_test!(an_expired_request_is_not_handled, |broker| async move {
     first.await.unwrap().unwrap();
     served(&service, "an expired one", |stats| stats.expired == 1 && stats.running == 0).await;
     assert_eq!(service.stats().answered, 1);
-});
+}
 
 broker_test!(services_of_a_group_share_the_requests, |broker| async move {
     let devices = join_all((0..3).map(|_| mqtt5(&broker))).await;
@@ -297,8 +368,10 @@ async fn what_cannot_be_served_is_refused() {
     let (_scripted, agent, mut peer) = pair().await;
     let error = agent.serve("dev/{id", |_| async {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidFilter);
-    let error = agent.serve("dev/{id}", |_| async {}).reply_to("dev/{x}").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidTopic);
+    for reply_to in ["dev/{x}", "dev/x{id}", "dev/+/res", ""] {
+        let error = agent.serve("dev/{id}", |_| async {}).reply_to(reply_to).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidTopic, "{reply_to}");
+    }
     let error = agent.serve("dev", |_| async {}).capacity(0).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     nothing_sent(&agent, &mut peer).await;
@@ -317,3 +390,48 @@ broker_test!(a_trace_goes_with_a_request_and_its_answer, |broker| async move {
     let expected = if crate::support::is_v5() { TRACE } else { "none" };
     assert_eq!(reply.text().unwrap(), expected);
 });
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_stopped_waits_for_the_broker_to_let_it_go_as_long_as_it_may() {
+    let broker = MemoryBroker::new();
+    let agent = broker.options().version(VERSION).connect().await.unwrap();
+    let serve = |pattern| agent.serve(pattern, |_| async { "pong" }).into_future();
+    let started = Instant::now();
+    assert_eq!(serve("a").await.unwrap().stop(secs(5)).await, 0);
+    assert_eq!((agent.stats().filters, started.elapsed()), (0, secs(0)));
+
+    let service = serve("b").await.unwrap();
+    broker.drop_next(testing::Packet::UnsubAck);
+    assert_eq!(service.stop(secs(5)).await, 0);
+    assert_eq!(started.elapsed(), secs(5));
+
+    let service = serve("c").await.unwrap();
+    broker.refuse(true);
+    broker.cut();
+    agent.state().wait_for(|state| !state.is_connected()).await.unwrap();
+    assert_eq!(service.stop(secs(5)).await, 0);
+    assert_eq!(started.elapsed(), secs(5), "nobody could confirm it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_came_before_the_stop_and_was_not_looked_at_is_answered_too() {
+    let broker = MemoryBroker::new();
+    let device = broker.options().version(VERSION).connect().await.unwrap();
+    let agent = broker.options().version(VERSION).connect().await.unwrap();
+    let service = device.serve("dev/{id}/rpc", |_| async { "pong" }).reply_to("dev/{id}/res").await.unwrap();
+    let service = Mutex::new(Some(service));
+    // Runs where the agent takes messages in: when the task of the service is woken, both the request and the stop are
+    // there.
+    let stop = Correlation::by_key("key", move |_: &Message| -> Option<String> {
+        let service = service.lock().unwrap().take()?;
+        service.stop(secs(5)).now_or_never().map(|_| panic!("it stops in its own task"))
+    });
+    let _watched = agent.subscribe("watch").await.unwrap();
+    let watch = device.request("watch", "").reply_to("dev/1/rpc").correlation(stop).timeout(secs(60));
+    tokio::spawn(watch.into_future());
+    stats(&device, "the watch", |stats| stats.pending_requests == 1).await;
+    match ask(&agent, "1", "ping").timeout(secs(5)).await {
+        Ok(reply) => assert_ne!(reply.text(), Ok("pong")),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Remote),
+    }
+}

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs;
 use std::future::IntoFuture;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use mqtt_agent::testing::Device;
 
-use mqtt_agent::QoS;
+use mqtt_agent::{Acks, QoS, RemoteError};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
@@ -181,6 +183,22 @@ async fn a_call_that_fails_or_is_given_up_closes_its_span_and_a_failure_says_why
 }
 
 #[tokio::test]
+async fn a_call_that_the_other_side_refuses_says_so_without_its_words() {
+    let broker = EmbeddedBroker::start().await;
+    let agent = options(&broker.url()).connect().await.unwrap();
+    let mut device = Device::connect(broker.url()).await.unwrap();
+    device.respond_to("rpc", |_| ("res", "swordfish")).await.unwrap();
+    let (journal, _guard) = Journal::start();
+    let call = || agent.request("rpc", "ping").reply_to("res").error_from(|_| Some(RemoteError::new("swordfish")));
+    call().await.unwrap_err();
+    call().replies(1).await.unwrap_err();
+    let spans = journal.all("mqtt.request");
+    assert!(spans.len() == 2 && spans.iter().all(|span| span.is_closed));
+    assert!(spans.iter().all(|span| span.fields["error"] == "the other side answered with an error"), "{spans:?}");
+    assert!(!format!("{:?}", journal.entries()).contains("swordfish"));
+}
+
+#[tokio::test]
 async fn the_life_of_a_connection_is_told_by_events() {
     let (journal, _guard) = Journal::start();
     let broker = EmbeddedBroker::start().await;
@@ -232,6 +250,32 @@ async fn no_payload_and_no_password_is_told() {
     for secret in ["hunter2", "hunter3", "swordfish"] {
         assert!(!told.contains(secret), "{told}");
     }
+}
+
+/// The files of a folder and of those in it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn every_span_and_event_has_the_target_and_a_name_that_is_listed() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let listed = fs::read_to_string(source.join("telemetry.rs")).unwrap();
+    let levels = ["trace", "debug", "info", "warn", "error"];
+    let macros = levels.map(|level| [format!("tracing::{level}!("), format!("{level}_span!(")]).concat();
+    let mut named = 0;
+    for file in files(&source) {
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, start) in macros.iter().flat_map(|start| text.match_indices(start)) {
+            let told: String = text[at + start.len()..].chars().take_while(|letter| *letter != ';').collect();
+            let name = told.split('"').nth(1).unwrap();
+            assert!(told.contains("target: TARGET") && name.starts_with("mqtt."), "{}: {told}", file.display());
+            assert!(listed.contains(&format!("//! | `{name}` |")), "{}: {name}", file.display());
+            named += 1;
+        }
+    }
+    assert!(named > 20, "{named}");
 }
 
 /// What a recorder holds after `record`, by name; of a histogram, its values.
@@ -289,4 +333,25 @@ async fn metrics_export_every_counter_and_each_round_trip_once() {
     assert_eq!(second["mqtt_agent_acked_total"], DebugValue::Counter(5));
     assert_eq!(second["mqtt_agent_connected"], DebugValue::Gauge(0.0.into()));
     assert_eq!((count(&second["mqtt_agent_ack_seconds"]), count(&second["mqtt_agent_reply_seconds"])), (1, 0));
+}
+
+#[tokio::test]
+async fn metrics_count_the_sessions_of_subscriptions_that_acknowledge_late() {
+    let broker = EmbeddedBroker::start().await;
+    let agent = options(&broker.url()).connect().await.unwrap();
+    let mut metrics = agent.metrics("main");
+    let mut jobs = agent.subscribe("jobs").acks(Acks::OnTake).await.unwrap();
+    agent.publish("jobs", "x").await.unwrap();
+    within(LIMIT, "the job", jobs.recv()).await.unwrap().unwrap();
+    let shown = exported(|| metrics.record());
+    assert_eq!(shown["mqtt_agent_received_total"], DebugValue::Counter(1));
+    assert_eq!(shown["mqtt_agent_subscribers"], DebugValue::Gauge(1.0.into()));
+
+    // What is gone has counted, and holds nothing.
+    let mut state = agent.state();
+    drop(agent);
+    within(LIMIT, "the end", async { while state.changed().await.is_ok() {} }).await;
+    let shown = exported(|| metrics.record());
+    assert_eq!(shown["mqtt_agent_received_total"], DebugValue::Counter(1));
+    assert_eq!(shown["mqtt_agent_subscribers"], DebugValue::Gauge(0.0.into()));
 }

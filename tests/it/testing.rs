@@ -2,7 +2,7 @@
 
 use std::future::IntoFuture;
 
-use mqtt_agent::testing::{Broker, Device, Packet, Proxy, Response};
+use mqtt_agent::testing::{Broker, Device, MemoryBroker, Packet, Proxy, Response};
 use mqtt_agent::{Agent, ErrorKind, Outcome, State};
 
 use crate::common::{options, state, stats};
@@ -133,4 +133,22 @@ async fn a_broker_stops_and_starts_on_the_same_port() {
     state(&agent, "a connection", State::is_connected).await;
     let taken = Broker::builder().port(addr.port()).start().await.unwrap_err();
     assert_eq!(taken.kind(), ErrorKind::Connection);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tools_are_used_and_dropped_on_any_thread() {
+    fn anywhere<T: Send + Sync>(_: &T) {}
+    let (broker, line, agent) = lab().await;
+    let mut device = Device::connect(url(broker.addr())).await.unwrap();
+    device.respond_to("rpc", |_| ("res", "pong")).await.unwrap();
+    let memory = MemoryBroker::new();
+    anywhere(&(&broker, &line, &device, &memory, &Response::silence()));
+    let asked = tokio::spawn(async move { ask(&agent).await });
+    assert_eq!(asked.await.unwrap().unwrap(), "pong");
+    let cutting = tokio::spawn(async move {
+        line.cut().await;
+        device.stop().await
+    });
+    cutting.await.unwrap().unwrap();
+    std::thread::spawn(move || drop((broker, memory))).join().unwrap();
 }

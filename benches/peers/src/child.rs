@@ -3,7 +3,6 @@
 //! A process of its own, so that its memory and processor time are its own too, and that the others stand still.
 
 use std::io::{BufRead, Write};
-use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +10,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::runtime::Builder;
 
-use crate::clients::{agent, azure, event_loop, mqtt5, socket, Client, Device};
+use crate::clients::{agent, azure, event_loop, mqtt5, socket, typed, Client, Device};
+use crate::endpoint::Endpoint;
 use crate::heap;
 use crate::work::Work;
 
 /// Serves one client until standard input ends.
-pub(crate) fn serve(name: &str, broker: SocketAddr) -> ! {
+pub(crate) fn serve(name: &str, broker: &Endpoint) -> ! {
     match name {
         "agent-311" => run::<agent::OnV311>(broker),
         "agent-5" => run::<agent::OnV5>(broker),
@@ -24,16 +24,20 @@ pub(crate) fn serve(name: &str, broker: SocketAddr) -> ! {
         "event-loop" => run::<event_loop::Loop>(broker),
         "azure" => run::<azure::Azure>(broker),
         "mqtt5" => run::<mqtt5::Mqtt5>(broker),
+        "typed" => run::<typed::Typed>(broker),
         _ => panic!("there is no client {name}"),
     }
 }
 
-fn run<C: Client>(broker: SocketAddr) -> ! {
+fn run<C: Client>(broker: &Endpoint) -> ! {
     // More workers than cores would measure how they take the core from each other.
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(2);
     let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build().expect("a runtime");
     // On a worker, where a request handler runs: `block_on` alone would add one more thread to wake.
-    let client = Arc::new(runtime.block_on(async { tokio::spawn(C::connect(broker)).await.expect("it connects") }));
+    let broker = broker.clone();
+    let client = Arc::new(
+        runtime.block_on(async { tokio::spawn(async move { C::connect(&broker).await }).await.expect("it connects") }),
+    );
     say("ready");
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let (Some(work), client) = (Work::parse(&line), client.clone()) else { break };

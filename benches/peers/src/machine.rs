@@ -39,7 +39,8 @@ fn available_on_machine() -> usize {
 pub(crate) fn versions() -> Vec<(String, String)> {
     const LOCK: &str = include_str!("../Cargo.lock");
     let mut versions = Vec::new();
-    for name in ["mqtt-agent", "rumqttc", "azure_iot_operations_mqtt", "mqtt5", "tokio"] {
+    for name in ["mqtt-agent", "rumqttc", "azure_iot_operations_mqtt", "mqtt5", "mqtt-typed-client", "rustls", "tokio"]
+    {
         let version = LOCK.split("[[package]]").find_map(|package| {
             let named = package.contains(&format!("name = \"{name}\"\n"));
             named.then(|| package.split("version = \"").nth(1)?.split('"').next()).flatten()

@@ -1,4 +1,4 @@
-//! Who does what.
+//! Who does what, and where.
 
 use crate::work::Work;
 
@@ -19,48 +19,90 @@ const fn python(name: &'static str, label: &'static str, slower: usize) -> Conte
     Contender { name, label, slower, is_python: true }
 }
 
-pub(crate) const CONTENDERS: [Contender; 9] = [
+pub(crate) const CONTENDERS: [Contender; 10] = [
     rust("agent-311", "mqtt-agent, 3.1.1", 1),
     rust("agent-5", "mqtt-agent, 5", 1),
     rust("socket", "blocking socket, no client", 1),
     rust("event-loop", "rumqttc EventLoop + own table", 1),
     rust("azure", "azure_iot_operations_mqtt", 4),
     rust("mqtt5", "mqtt5", 8),
+    rust("typed", "mqtt-typed-client", 8),
     python("paho-event", "paho-mqtt, woken by an event", 40),
     python("paho-poll", "paho-mqtt, looking every 0.1 s", 200),
     python("aiomqtt", "aiomqtt", 40),
 ];
 
-/// One line of a table.
+/// What a client is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Setting {
+    Null,
+    Mosquitto,
+    NullTls,
+    MosquittoTls,
+}
+
+impl Setting {
+    pub(crate) const ALL: [Self; 4] = [Self::Null, Self::Mosquitto, Self::NullTls, Self::MosquittoTls];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null broker",
+            Self::Mosquitto => "mosquitto",
+            Self::NullTls => "null broker, TLS",
+            Self::MosquittoTls => "mosquitto, TLS",
+        }
+    }
+
+    /// How many times fewer operations are done there, so that there is time for more than one round.
+    pub(crate) fn slower(self) -> usize {
+        match self {
+            Self::Null | Self::NullTls => 1,
+            Self::Mosquitto | Self::MosquittoTls => 3,
+        }
+    }
+
+    pub(crate) fn is_tls(self) -> bool {
+        matches!(self, Self::NullTls | Self::MosquittoTls)
+    }
+}
+
+/// What a column of a table is taken from.
 pub(crate) struct Item {
     pub(crate) key: &'static str,
     pub(crate) work: Work,
+    /// Done over TLS too.
+    pub(crate) over_tls: bool,
     /// Filters held besides, by those that can.
     pub(crate) held: usize,
 }
 
 const fn item(key: &'static str, work: Work) -> Item {
-    Item { key, work, held: 0 }
+    Item { key, work, over_tls: false, held: 0 }
+}
+
+const fn also_over_tls(key: &'static str, work: Work) -> Item {
+    Item { key, work, over_tls: true, held: 0 }
 }
 
 const fn holding(key: &'static str, held: usize) -> Item {
-    Item { key, work: Work::Receive { count: 200_000, size: 64 }, held }
+    Item { key, work: Work::Receive { count: 200_000, size: 64 }, over_tls: false, held }
 }
 
-pub(crate) const ITEMS: [Item; 17] = [
-    item("call", Work::Call { count: 2_000, size: 64 }),
+pub(crate) const ITEMS: [Item; 18] = [
+    also_over_tls("call", Work::Call { count: 2_000, size: 64 }),
     item("each-100", Work::CallEach { count: 100 }),
-    item("each-1000", Work::CallEach { count: 1_000 }),
+    also_over_tls("each-1000", Work::CallEach { count: 1_000 }),
     item("each-10000", Work::CallEach { count: 10_000 }),
     item("publish-0", Work::Publish { count: 100_000, qos: 0, size: 64 }),
-    item("publish-1", Work::Publish { count: 50_000, qos: 1, size: 64 }),
+    also_over_tls("publish-1", Work::Publish { count: 50_000, qos: 1, size: 64 }),
     item("publish-2", Work::Publish { count: 20_000, qos: 2, size: 64 }),
     item("publish-1k", Work::Publish { count: 30_000, qos: 1, size: 1 << 10 }),
-    item("publish-64k", Work::Publish { count: 1_000, qos: 1, size: 64 << 10 }),
-    item("receive", Work::Receive { count: 200_000, size: 64 }),
+    also_over_tls("publish-64k", Work::Publish { count: 1_000, qos: 1, size: 64 << 10 }),
+    also_over_tls("receive", Work::Receive { count: 200_000, size: 64 }),
     item("receive-1k", Work::Receive { count: 100_000, size: 1 << 10 }),
     item("receive-64k", Work::Receive { count: 2_000, size: 64 << 10 }),
     item("streams", Work::ReceiveEach { streams: 1_000, count: 100_000 }),
+    item("call-1k", Work::Call { count: 1_000, size: 1 << 10 }),
     item("call-64k", Work::Call { count: 500, size: 64 << 10 }),
     holding("held-10", 10),
     holding("held-1000", 1_000),

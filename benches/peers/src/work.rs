@@ -67,7 +67,10 @@ impl Work {
             Self::Call { count, size } => Self::Call { count: few(count), size },
             Self::Publish { count, qos, size } => Self::Publish { count: few(count), qos, size },
             Self::Receive { count, size } => Self::Receive { count: few(count), size },
-            Self::ReceiveEach { streams, count } => Self::ReceiveEach { streams, count: few(count).max(streams) },
+            // As many of each, and enough of them that the tasks are not what is measured.
+            Self::ReceiveEach { streams, count } => {
+                Self::ReceiveEach { streams, count: (few(count) / streams).max(20) * streams }
+            }
             whole @ (Self::CallEach { .. } | Self::Hold { .. }) => whole,
         }
     }

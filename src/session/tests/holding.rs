@@ -389,3 +389,18 @@ fn a_broker_that_is_not_read_from_is_pinged_and_believed_to_be_there() {
     bench.session.handle_timeout(bench.now).unwrap();
     assert!(bench.try_advance(20 * SECOND).is_err(), "read from again, it has to answer");
 }
+
+#[test]
+fn a_repetition_after_the_pubrec_is_not_answered_once_the_broker_has_released_the_message() {
+    let mut bench = holding(8);
+    let mut feed = feed(&mut bench);
+    bench.receive_publish("t", "1", QOS2, 1);
+    bench.receive_publish("t", "2", QOS1, 2);
+    take(&mut feed);
+    assert_eq!(bench.sent(), [Sent::PubRec(1)]);
+    bench.receive_publish("t", "1", QOS2, 1);
+    bench.receive(Inbound::PubRel(1));
+    assert_eq!(bench.sent(), [Sent::PubComp(1)]);
+    assert_eq!(take(&mut feed), "2");
+    assert_eq!(bench.sent(), [Sent::PubAck(2)], "a PUBREC would be taken for that of another message");
+}

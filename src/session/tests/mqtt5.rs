@@ -103,12 +103,12 @@ fn the_expiry_on_the_wire_is_what_is_left_of_it() {
     bench.advance(20 * SECOND);
     bench.connect(false);
     bench.sent();
-    assert_eq!(bench.carried[0].expiry, Some(40));
+    assert_eq!(bench.carried[0].properties.message_expiry, Some(40 * SECOND));
     bench.lose_connection();
     bench.advance(Duration::from_millis(29_500));
     bench.connect(true);
     assert_eq!(bench.sent(), [published("x", QOS1, 1, true)]);
-    assert_eq!(bench.carried[1].expiry, Some(11), "rounded up");
+    assert_eq!(bench.carried[1].properties.message_expiry, Some(11 * SECOND), "rounded up");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_request_carries_its_remaining_time() {
     bench.connect(false);
     bench.grant_all();
     assert_eq!(bench.sent(), [requested("q", 1, false)]);
-    assert_eq!(bench.carried[1].expiry, Some(20));
+    assert_eq!(bench.carried[1].properties.message_expiry, Some(20 * SECOND));
 }
 
 #[test]
@@ -366,8 +366,8 @@ fn calls_to_the_agents_own_reply_topic_run_at_once_and_know_their_replies_by_the
     bench.grant(1, &[QOS1]);
     assert_eq!(bench.sent(), [requested("1", 1, false), requested("2", 2, false)]);
     let carried = &bench.carried[1];
-    assert_eq!(carried.response_topic.as_deref(), Some("clients/c/replies"));
-    assert_eq!(carried.correlation_data.as_deref(), Some(&[1; 16][..]));
+    assert_eq!(carried.properties.response_topic.as_ref().map(Topic::as_str), Some("clients/c/replies"));
+    assert_eq!(carried.properties.correlation_data.as_deref(), Some(&[1; 16][..]));
     respond(&mut bench, "clients/c/replies", "b", 2);
     respond(&mut bench, "clients/c/replies", "nobody's", 3);
     respond(&mut bench, "clients/c/replies", "a", 1);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::wire::{Ask, Codec, Output};
-use crate::{ErrorKind, Filter};
+use crate::{ErrorKind, Filter, Topic};
 
 fn decode_all(bytes: &[u8]) -> Result<Vec<Inbound>, Error> {
     let mut codec = Codec::new(Version::V5, 1024);
@@ -213,6 +213,43 @@ fn an_incoming_message_names_its_subscriptions_and_resolves_its_alias() {
     assert_eq!(topics, ["a", "a"]);
     // A wildcard in it is the other client's fault.
     assert_eq!(message(&[0x30, 8, 0, 1, b'a', 4, 0x08, 0, 1, b'#']).properties, None);
+}
+
+#[test]
+fn a_message_by_many_subscriptions_keeps_its_properties_and_payload_apart() {
+    let publish = |properties: &[u8]| {
+        let mut packet = vec![0x30, 5 + properties.len() as u8, 0, 1, b'a', properties.len() as u8];
+        packet.extend_from_slice(properties);
+        packet.push(b'x');
+        match decode_all(&packet) {
+            Ok(mut packets) => match packets.remove(0) {
+                Inbound::Publish(incoming) => Ok(incoming),
+                other => panic!("{other:?}"),
+            },
+            Err(error) => Err(error.kind()),
+        }
+    };
+    // Five identifiers, one of them of two bytes, then the payload format and a user property.
+    let identifiers = [0x0b, 1, 0x0b, 0xac, 2, 0x0b, 2, 0x0b, 3, 0x0b, 4];
+    let incoming = publish(&[&identifiers[..], &[0x01, 1, 0x26, 0, 1, b'k', 0, 1, b'v']].concat()).unwrap();
+    assert_eq!((incoming.subscriptions, &incoming.payload[..]), (vec![1, 300, 2, 3, 4], &b"x"[..]));
+    let properties = incoming.properties.unwrap();
+    assert_eq!((properties.payload_is_utf8, properties.user_property("k")), (true, Some("v")));
+    // Each of them cut short, a text that is none, and a property that is not one of a message.
+    let broken: [&[u8]; 9] = [
+        &[0x01],
+        &[0x02, 0, 0, 0],
+        &[0x03, 0, 2, b'a'],
+        &[0x08, 0],
+        &[0x09, 0xff, 0xff],
+        &[0x0b, 0x80],
+        &[0x26, 0, 1, b'k'],
+        &[0x03, 0, 1, 0xff],
+        &[0x21, 0, 1],
+    ];
+    for properties in broken {
+        assert_eq!(publish(properties).unwrap_err(), ErrorKind::Protocol, "{properties:02x?}");
+    }
 }
 
 #[test]

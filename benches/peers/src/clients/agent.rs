@@ -1,7 +1,6 @@
 //! This crate, as an application uses it, on MQTT 3.1.1 and on 5.
 
 use std::future::IntoFuture;
-use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use mqtt_agent::{Agent, QoS, Retained, Subscription, Version};
 
-use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use super::{all, Client, Device, Streams, AT_ONCE, KEEP_ALIVE};
+use crate::endpoint::Endpoint;
 
 pub(crate) struct OnV311(Inner);
 pub(crate) struct OnV5(Inner);
@@ -17,11 +17,17 @@ pub(crate) struct OnV5(Inner);
 struct Inner {
     agent: Agent,
     held: Mutex<Vec<Subscription>>,
+    streams: Streams<Subscription>,
 }
 
 impl Inner {
-    async fn connect(broker: SocketAddr, version: Version) -> Self {
-        let options = Agent::builder(&format!("mqtt://{broker}")).expect("a valid URL").version(version);
+    async fn connect(broker: &Endpoint, version: Version) -> Self {
+        let scheme = if broker.ca.is_some() { "mqtts" } else { "mqtt" };
+        let options = Agent::builder(&format!("{scheme}://{}", broker.address)).expect("a valid URL").version(version);
+        let options = match &broker.ca {
+            Some(ca) => options.ca_file(ca),
+            None => options,
+        };
         let agent = options
             .keep_alive(KEEP_ALIVE)
             .reply_linger(KEEP_ALIVE)
@@ -29,7 +35,7 @@ impl Inner {
             .connect()
             .await
             .expect("the broker accepts");
-        Self { agent, held: Mutex::default() }
+        Self { agent, held: Mutex::default(), streams: Streams::default() }
     }
 
     async fn call(&self, device: &Device, payload: Bytes) {
@@ -62,22 +68,18 @@ impl Inner {
 
     async fn receive_each(&self, streams: usize, count: usize) -> Option<Duration> {
         let each = count / streams;
-        let subscribe = |n| self.subscribe(format!("spread/{n}/data"), each);
-        let subscriptions = join_all((0..streams).map(subscribe)).await;
-        let start = Instant::now();
-        let flood = format!("spread/{streams}/{count}");
-        self.agent.publish(flood, "").qos(QoS::AtMostOnce).await.expect("it is sent");
-        let tasks = subscriptions.into_iter().map(|mut data| {
-            tokio::spawn(async move {
-                for _ in 0..each {
-                    data.recv().await.expect("the agent runs").expect("it lost nothing");
-                }
-            })
-        });
-        for task in join_all(tasks).await {
-            task.expect("no stream fails");
-        }
-        Some(start.elapsed())
+        let open = join_all((0..streams).map(|n| self.subscribe(format!("spread/{n}/data"), each)));
+        let ask = async {
+            let flood = format!("spread/{streams}/{count}");
+            self.agent.publish(flood, "").qos(QoS::AtMostOnce).await.expect("it is sent");
+        };
+        let take = |mut data: Subscription| async move {
+            for _ in 0..each {
+                data.recv().await.expect("the agent runs").expect("it lost nothing");
+            }
+            data
+        };
+        Some(self.streams.take_each(open, ask, take).await)
     }
 
     async fn subscribe(&self, filter: String, capacity: usize) -> Subscription {
@@ -87,6 +89,7 @@ impl Inner {
 
     async fn hold(&self, filters: usize) -> bool {
         self.held.lock().expect("not poisoned").clear();
+        self.streams.clear().await;
         let filters: Vec<_> = (0..filters).map(|n| format!("held/{n}/data")).collect();
         let held = self.agent.subscribe(filters).qos(QoS::AtMostOnce).await.expect("the broker grants them");
         self.held.lock().expect("not poisoned").push(held);
@@ -97,7 +100,7 @@ impl Inner {
 macro_rules! on_version {
     ($name:ident, $version:ident) => {
         impl Client for $name {
-            async fn connect(broker: SocketAddr) -> Self {
+            async fn connect(broker: &Endpoint) -> Self {
                 Self(Inner::connect(broker, Version::$version).await)
             }
 

@@ -1,7 +1,6 @@
 //! `azure_iot_operations_mqtt`, which speaks MQTT 5 and has no QoS 2, with correlation by hand.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,15 +8,18 @@ use azure_iot_operations_mqtt::aio::connection_settings::MqttConnectionSettingsB
 use azure_iot_operations_mqtt::control_packet::{
     PublishProperties, QoS, RetainOptions, SubscribeProperties, TopicFilter, TopicName,
 };
-use azure_iot_operations_mqtt::session::{Session, SessionManagedClient, SessionOptionsBuilder};
+use azure_iot_operations_mqtt::session::{Session, SessionManagedClient, SessionOptionsBuilder, SessionPubReceiver};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use super::{all, Client, Device, Streams, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
+use crate::endpoint::Endpoint;
 
 pub(crate) struct Azure {
     client: SessionManagedClient,
     replies: Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>>,
+    held: Mutex<Vec<SessionPubReceiver>>,
+    streams: Streams<SessionPubReceiver>,
 }
 
 impl Azure {
@@ -33,17 +35,22 @@ impl Azure {
         let asked = self.client.subscribe(filter, QoS::AtMostOnce, false, options, properties).await;
         asked.expect("the session runs").await.expect("the broker grants it");
     }
+
+    fn stream(&self, filter: &str) -> SessionPubReceiver {
+        self.client.create_filtered_pub_receiver(TopicFilter::new(filter).expect("a valid filter"))
+    }
 }
 
 impl Client for Azure {
-    async fn connect(broker: SocketAddr) -> Self {
+    async fn connect(broker: &Endpoint) -> Self {
         let settings = MqttConnectionSettingsBuilder::default()
             .client_id("azure")
-            .hostname(broker.ip().to_string())
+            .hostname(broker.host())
             .tcp_port(broker.port())
             .keep_alive(KEEP_ALIVE)
             .clean_start(true)
-            .use_tls(false)
+            .use_tls(broker.ca.is_some())
+            .ca_file(broker.ca.as_ref().map(|ca| ca.display().to_string()))
             .build()
             .expect("valid settings");
         let options = SessionOptionsBuilder::default().connection_settings(settings).build().expect("valid options");
@@ -53,7 +60,7 @@ impl Client for Azure {
         let mut receiver = client.create_filtered_pub_receiver(filter);
         let replies: Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>> = Arc::default();
         tokio::spawn(session.run());
-        let this = Self { client, replies };
+        let this = Self { client, replies, held: Mutex::default(), streams: Streams::default() };
         for filter in ["dev/+/rpc/res", "flood/data"] {
             this.subscribe(filter).await;
         }
@@ -100,13 +107,43 @@ impl Client for Azure {
     }
 
     async fn receive(&self, flood: String, count: usize) -> Duration {
-        let filter = TopicFilter::new("flood/data").expect("a valid filter");
-        let mut data = self.client.create_filtered_pub_receiver(filter);
+        let mut data = self.stream("flood/data");
         let start = Instant::now();
         self.publish_one(&flood, Bytes::new()).await;
         for _ in 0..count {
             data.recv().await.expect("the session runs");
         }
         start.elapsed()
+    }
+
+    async fn receive_each(&self, streams: usize, count: usize) -> Option<Duration> {
+        let open = async {
+            let filters: Vec<_> = (0..streams).map(|n| format!("spread/{n}/data")).collect();
+            all(filters.iter().map(|filter| self.subscribe(filter))).await;
+            filters.iter().map(|filter| self.stream(filter)).collect()
+        };
+        let flood = format!("spread/{streams}/{count}");
+        let take = |mut data: SessionPubReceiver| async move {
+            for _ in 0..count / streams {
+                data.recv().await.expect("the session runs");
+            }
+            data
+        };
+        Some(self.streams.take_each(open, self.publish_one(&flood, Bytes::new()), take).await)
+    }
+
+    async fn hold(&self, filters: usize) -> bool {
+        // It looks at each filter for each message: with more it takes longer than is waited for.
+        if filters > 1_000 {
+            return false;
+        }
+        self.held.lock().expect("not poisoned").clear();
+        self.streams.clear().await;
+        let names: Vec<_> = (0..filters).map(|n| format!("held/{n}/data")).collect();
+        for names in names.chunks(FILTERS_AT_ONCE) {
+            all(names.iter().map(|name| self.subscribe(name))).await;
+        }
+        *self.held.lock().expect("not poisoned") = names.iter().map(|name| self.stream(name)).collect();
+        true
     }
 }

@@ -1,16 +1,18 @@
 //! rumqttc's own `AsyncClient` and `EventLoop`, with the correlation that an application writes by hand.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::join_all;
-use rumqttc::{AsyncClient, Event, MqttOptions, NetworkOptions, Packet, Publish, QoS};
+use rumqttc::{
+    AsyncClient, Event, MqttOptions, NetworkOptions, Packet, Publish, QoS, SubscribeFilter, TlsConfiguration, Transport,
+};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{all, Client, Device, AT_ONCE, KEEP_ALIVE};
+use super::{all, Client, Device, Streams, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
+use crate::endpoint::Endpoint;
+use crate::tls::client_config;
 
 /// No work has more under way, so that a full queue is never what is measured.
 const QUEUE: usize = 16 * 1024;
@@ -18,6 +20,7 @@ const QUEUE: usize = 16 * 1024;
 pub(crate) struct Loop {
     client: AsyncClient,
     waiting: Arc<Waiting>,
+    streams: Streams<mpsc::UnboundedReceiver<Publish>>,
 }
 
 #[derive(Default)]
@@ -60,11 +63,14 @@ impl Loop {
 }
 
 impl Client for Loop {
-    async fn connect(broker: SocketAddr) -> Self {
-        let mut options = MqttOptions::new("event-loop", broker.ip().to_string(), broker.port());
+    async fn connect(broker: &Endpoint) -> Self {
+        let mut options = MqttOptions::new("event-loop", broker.host(), broker.port());
         options.set_keep_alive(KEEP_ALIVE);
         options.set_inflight(u16::MAX);
         options.set_max_packet_size(1 << 20, 1 << 20);
+        if let Some(ca) = &broker.ca {
+            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(client_config(ca))));
+        }
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);
         let (client, mut event_loop) = AsyncClient::new(options, QUEUE);
@@ -78,7 +84,7 @@ impl Client for Loop {
                 }
             }
         });
-        let this = Self { client, waiting };
+        let this = Self { client, waiting, streams: Streams::default() };
         for filter in ["dev/+/rpc/res", "flood/data"] {
             this.subscribe(filter).await;
         }
@@ -120,22 +126,33 @@ impl Client for Loop {
     }
 
     async fn receive_each(&self, streams: usize, count: usize) -> Option<Duration> {
-        // One filter and a table, as one would by hand.
-        self.subscribe("spread/+/data").await;
-        let receivers: Vec<_> = (0..streams).map(|n| self.stream(&format!("spread/{n}/data"))).collect();
-        let start = Instant::now();
-        self.publish_unacked(&format!("spread/{streams}/{count}"), Bytes::new()).await;
-        let tasks = receivers.into_iter().map(|mut data| {
-            tokio::spawn(async move {
-                for _ in 0..count / streams {
-                    data.recv().await.expect("the loop runs");
-                }
-            })
-        });
-        for task in join_all(tasks).await {
-            task.expect("no stream fails");
+        let open = async {
+            // One filter and a table, as one would by hand.
+            self.subscribe("spread/+/data").await;
+            (0..streams).map(|n| self.stream(&format!("spread/{n}/data"))).collect()
+        };
+        let flood = format!("spread/{streams}/{count}");
+        let take = |mut data: mpsc::UnboundedReceiver<_>| async move {
+            for _ in 0..count / streams {
+                data.recv().await.expect("the loop runs");
+            }
+            data
+        };
+        Some(self.streams.take_each(open, self.publish_unacked(&flood, Bytes::new()), take).await)
+    }
+
+    async fn hold(&self, filters: usize) -> bool {
+        let topics: Vec<_> = (0..filters).map(|n| format!("held/{n}/data")).collect();
+        for topics in topics.chunks(FILTERS_AT_ONCE) {
+            let filters = topics.iter().map(|topic| SubscribeFilter::new(topic.clone(), QoS::AtMostOnce));
+            let (ready, is_ready) = oneshot::channel();
+            lock(&self.waiting.subscribed).push_back(ready);
+            self.client.subscribe_many(filters).await.expect("the loop runs");
+            is_ready.await.expect("the broker grants them");
         }
-        Some(start.elapsed())
+        // The table keeps the other ends; nothing comes for them.
+        topics.iter().for_each(|topic| drop(self.stream(topic)));
+        true
     }
 }
 

@@ -1,26 +1,31 @@
 //! The clients that are compared. They differ in the methods of [`Client`] and in nothing else.
 
 use std::future::Future;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
+use tokio::sync::Mutex;
 use tokio::task::unconstrained;
+
+use crate::endpoint::Endpoint;
 
 pub(crate) mod agent;
 pub(crate) mod azure;
 pub(crate) mod event_loop;
 pub(crate) mod mqtt5;
 pub(crate) mod socket;
+pub(crate) mod typed;
 
 /// No client has more than this under way at once.
 pub(crate) const AT_ONCE: usize = 10_000;
+/// Where many filters are subscribed, so many in a packet or at once.
+pub(crate) const FILTERS_AT_ONCE: usize = 1_000;
 /// Longer than any run: nothing is asked for a sign of life while it is measured.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(900);
 
 pub(crate) trait Client: Send + Sync + Sized + 'static {
-    fn connect(broker: SocketAddr) -> impl Future<Output = Self> + Send;
+    fn connect(broker: &Endpoint) -> impl Future<Output = Self> + Send;
 
     /// Sends a command at QoS 0 and waits for its reply.
     fn call(&self, device: &Device, payload: Bytes) -> impl Future<Output = ()> + Send;
@@ -37,7 +42,8 @@ pub(crate) trait Client: Send + Sync + Sized + 'static {
         async { None }
     }
 
-    /// Subscribes to so many filters besides, and keeps them. `false` where that would compare nothing.
+    /// Subscribes to so many filters besides, each with a place that its messages would go to, and keeps them. `false`
+    /// where it cannot.
     fn hold(&self, filters: usize) -> impl Future<Output = bool> + Send {
         let _ = filters;
         async { false }
@@ -57,6 +63,42 @@ pub(crate) trait Client: Send + Sync + Sized + 'static {
 /// lets through, and nothing else would be measured.
 pub(crate) async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     unconstrained(join_all(futures)).await
+}
+
+/// Streams that stay from one round to the next, so that no round but the first subscribes.
+pub(crate) struct Streams<S>(Mutex<Vec<S>>);
+
+impl<S> Default for Streams<S> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<S: Send + 'static> Streams<S> {
+    /// The time from `ask` until `take` has had what it wants of each stream, in a task for each.
+    pub(crate) async fn take_each<F>(
+        &self,
+        open: impl Future<Output = Vec<S>>,
+        ask: impl Future<Output = ()>,
+        take: impl Fn(S) -> F,
+    ) -> Duration
+    where
+        F: Future<Output = S> + Send + 'static,
+    {
+        let mut streams = self.0.lock().await;
+        if streams.is_empty() {
+            *streams = open.await;
+        }
+        let start = Instant::now();
+        ask.await;
+        let tasks = streams.drain(..).map(|stream| tokio::spawn(take(stream)));
+        *streams = join_all(tasks).await.into_iter().map(|task| task.expect("no stream fails")).collect();
+        start.elapsed()
+    }
+
+    pub(crate) async fn clear(&self) {
+        self.0.lock().await.clear();
+    }
 }
 
 pub(crate) struct Device {

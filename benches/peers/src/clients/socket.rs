@@ -1,22 +1,37 @@
 //! The floor: a blocking socket with no client in between. It writes what was encoded before, and looks at nothing.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::{ClientConnection, StreamOwned};
 
 use super::{Client, Device};
+use crate::endpoint::Endpoint;
+use crate::tls::client_config;
 
-pub(crate) struct Socket(Mutex<TcpStream>);
+pub(crate) struct Socket(Mutex<Box<dyn Line>>);
+
+trait Line: Read + Write + Send {}
+
+impl<L: Read + Write + Send> Line for L {}
 
 const BATCH: usize = 64 * 1024;
 
 impl Client for Socket {
-    async fn connect(broker: SocketAddr) -> Self {
-        let mut socket = TcpStream::connect(broker).expect("the broker listens");
+    async fn connect(broker: &Endpoint) -> Self {
+        let socket = TcpStream::connect(broker.address).expect("the broker listens");
         socket.set_nodelay(true).expect("a TCP socket");
+        let mut socket: Box<dyn Line> = match &broker.ca {
+            Some(ca) => {
+                let name = broker.address.ip().into();
+                let connection = ClientConnection::new(client_config(ca), name).expect("a valid configuration");
+                Box::new(StreamOwned::new(connection, socket))
+            }
+            None => Box::new(socket),
+        };
         // Protocol level 4, clean session, no keep alive, client id "floor".
         socket.write_all(b"\x10\x11\0\x04MQTT\x04\x02\0\0\0\x05floor").expect("CONNECT");
         socket.read_exact(&mut [0; 4]).expect("CONNACK");
