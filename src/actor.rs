@@ -16,9 +16,9 @@ use crate::command::{Command, Notice, Reply};
 use crate::connection::Connection;
 use crate::dial::{Dialed, Dialer};
 use crate::options::{Options, FAR};
-use crate::reconnect::{Lost, SHORTEST_DELAY};
+use crate::reconnect::{self, Lost, SHORTEST_DELAY};
 use crate::session::Session;
-use crate::state::State;
+use crate::state::{Announcer, State};
 use crate::stats::Counters;
 use crate::telemetry::TARGET;
 use crate::transport::Endpoint;
@@ -26,13 +26,14 @@ use crate::wire::Outbound;
 use crate::{Error, ErrorKind, ReasonCode, Version};
 
 pub(crate) struct Actor {
+    /// The first to be dropped: whoever is told of the end sees it in the state.
+    state: Announcer,
     options: Arc<Options>,
     client_id: Arc<str>,
     dialer: Arc<Dialer>,
     session: Session,
     commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
-    state: watch::Sender<State>,
     counters: Arc<Counters>,
     link: Link,
     /// Connections that were lost or not made, one after the other.
@@ -42,10 +43,10 @@ pub(crate) struct Actor {
     first: Option<First>,
     was_connected: bool,
     timer: Pin<Box<Sleep>>,
-    /// Why it ends, where nobody asked for that.
-    end: Option<Error>,
     /// Kept between polls for its memory only.
     batch: Vec<Command>,
+    /// Ends what ends with the agent.
+    beside: Box<dyn Send>,
 }
 
 enum Link {
@@ -83,19 +84,22 @@ const TURNS: usize = 16;
 const LATE: Duration = Duration::from_secs(1);
 
 impl Actor {
-    /// `first` is told of the first connection; without it the agent keeps trying from the start.
+    /// `first` is told of the first connection; without it the agent keeps trying from the start. `beside` is dropped at
+    /// the end, however that comes about.
     pub(crate) fn pair(
         options: Arc<Options>,
         counters: Arc<Counters>,
         allowance: Arc<Allowance>,
         first: Option<First>,
+        beside: Box<dyn Send>,
     ) -> (Self, Lanes) {
         let (commands, commands_in) = mpsc::channel(COMMANDS);
         let (notices, notices_in) = mpsc::unbounded_channel();
-        let (state, state_out) = watch::channel(State::Connecting);
+        let (state, state_out) = Announcer::channel();
         let client_id: Arc<str> = options.effective_client_id().into();
         let dialer = Arc::new(Dialer::new(options.clone()));
         let actor = Self {
+            state,
             session: Session::new(&options, counters.clone(), allowance, notices.clone()),
             link: Link::dial(&dialer, &client_id, true, 0),
             options,
@@ -104,14 +108,13 @@ impl Actor {
             next_endpoint: 0,
             commands: commands_in,
             notices: notices_in,
-            state,
             counters,
             failures: 0,
             first,
             was_connected: false,
             timer: Box::pin(sleep_until(Instant::now())),
-            end: None,
             batch: Vec::new(),
+            beside,
         };
         (actor, Lanes { commands, notices, state: state_out })
     }
@@ -208,7 +211,7 @@ impl Actor {
                 Ok(false)
             }
             Link::Waiting { .. } => {
-                self.state.send_replace(State::Connecting);
+                self.state.say(State::Connecting);
                 self.link = Link::dial(&self.dialer, &self.client_id, !self.was_connected, self.next_endpoint);
                 Ok(true)
             }
@@ -253,10 +256,9 @@ impl Actor {
         if std::mem::replace(&mut self.was_connected, true) {
             self.counters.reconnects().add(1);
         }
-        self.session.handle_connected(session_present, terms.clone(), now);
-        let connected = State::Connected { session_present, terms, endpoint: endpoint.clone() };
+        self.state.say(State::Connected { session_present, terms: terms.clone(), endpoint: endpoint.clone() });
+        self.session.handle_connected(session_present, terms, now);
         self.link = Link::Up { connection: Box::new(connection), endpoint, index, since: now, undecoded: true };
-        self.state.send_replace(connected);
         if let Some(first) = self.first.take() {
             first.reply.send(Ok(()));
         }
@@ -287,7 +289,7 @@ impl Actor {
         let is_refused = matches!(error.kind(), ErrorKind::Refused(_));
         let delay = match &self.first {
             Some(first) if is_refused || !first.is_patient => None,
-            _ => self.options.reconnect.delay(&lost),
+            _ => reconnect::delay(&*self.options.reconnect, &lost),
         };
         let delay = delay.map(|delay| delay.clamp(SHORTEST_DELAY, FAR));
         self.tell_lost(&lost, delay);
@@ -295,8 +297,11 @@ impl Actor {
         self.link = Link::Waiting { until: retry_at.unwrap_or(now) };
         // Before the callers are told: one that then looks at the state finds what it was told.
         match retry_at {
-            Some(retry_at) => drop(self.state.send_replace(State::Disconnected { reason: error.clone(), retry_at })),
-            None => self.end = Some(error.clone()),
+            Some(retry_at) => self.state.say(State::Disconnected { reason: error.clone(), retry_at }),
+            None => {
+                self.state.say(State::Closed { reason: Some(error.clone()) });
+                self.session.handle_given_up(&error);
+            }
         }
         self.session.handle_disconnected(now);
         if let Some(first) = self.first.take_if(|_| retry_at.is_none()) {
@@ -339,9 +344,10 @@ impl Actor {
         self.commands.close();
         while self.commands.try_recv().is_ok() {}
         // Before the answers: whoever is told "closed" sees the same in the state.
-        self.state.send_replace(State::Closed { reason: self.end });
+        self.state.say(State::Closed { reason: None });
         tracing::info!(name: "mqtt.closed", target: TARGET, client_id = &*self.client_id, "the agent has ended");
         let (replies, unfinished) = self.session.finish();
+        drop(self.beside);
         if let Link::Up { connection, .. } = self.link {
             let _ = timeout(SHUTDOWN, connection.shutdown()).await;
         }

@@ -22,7 +22,7 @@ use crate::publish::Publish;
 use crate::request::{Request, RequestEach};
 use crate::runtime::Runtime;
 use crate::serve::{IncomingRequest, IntoReply, Serve};
-use crate::siblings::Siblings;
+use crate::siblings::{Beside, Siblings};
 use crate::state::State;
 use crate::stats::{Counters, Stats};
 use crate::subscribe::{IntoFilters, Subscribe};
@@ -151,9 +151,11 @@ impl Agent {
         let options = Arc::new(options);
         let counters = Arc::new(Counters::default());
         let allowance = Arc::new(Allowance::new(options.max_queued, options.max_queued_bytes));
-        let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first);
+        let siblings = Arc::default();
+        let beside = Box::new(Beside::of(&siblings));
+        let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first, beside);
         runtime.spawn(actor.run());
-        let (requests, siblings, nonce) = (AtomicU64::new(0), Arc::default(), crate::random::rng().u64(..));
+        let (requests, nonce) = (AtomicU64::new(0), crate::random::rng().u64(..));
         let runtime = Runtime::new(runtime);
         Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, siblings, runtime, nonce }) }
     }
@@ -452,7 +454,7 @@ impl Agent {
 
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
-        self.state_now().is_connected()
+        self.shared.lanes.state.borrow().is_connected()
     }
 
     /// The state of the connection, to look at or to wait for a change of. The receiver does not keep the agent alive;
@@ -469,7 +471,7 @@ impl Agent {
     }
 
     pub(crate) fn state_now(&self) -> State {
-        State::now(&self.shared.lanes.state)
+        self.shared.lanes.state.borrow().clone()
     }
 
     /// What the agent has done and holds, the sessions of its subscriptions that acknowledge late

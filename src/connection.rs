@@ -185,7 +185,7 @@ impl Handshake<'_> {
         let authentication = options.mqtt5.authentication.as_ref();
         let mut exchange = authentication.map(Authentication::start);
         let first = match &mut exchange {
-            Some(exchange) => Some(exchange.step(None).await?),
+            Some(exchange) => Some(exchange.answer(None).await?),
             None => None,
         };
         self.encode_connect(first, &mut peer)?;
@@ -193,7 +193,7 @@ impl Handshake<'_> {
             match peer.ask().await? {
                 Inbound::ConnAck(Ok(ack)) => {
                     if let (Some(exchange), Some(data)) = (&mut exchange, &ack.authentication_data) {
-                        exchange.step(Some(data.clone())).await?;
+                        exchange.conclude(data.clone()).await?;
                     }
                     return self.accept(*ack, peer);
                 }
@@ -205,7 +205,7 @@ impl Handshake<'_> {
                     let (Some(exchange), Some(authentication)) = (&mut exchange, authentication) else {
                         return Err(Error::protocol("the broker sent an AUTH that nobody asked for"));
                     };
-                    let answer = exchange.step(Some(data.unwrap_or_default())).await?;
+                    let answer = exchange.answer(Some(data.unwrap_or_default())).await?;
                     peer.codec.encode_auth(&authentication.method, answer, &mut peer.output);
                 }
                 _ => return Err(Error::protocol("the broker's first packet is not a CONNACK")),

@@ -1,6 +1,9 @@
 //! One round of attempts to connect: each endpoint in turn, until one accepts.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+
+use futures_util::FutureExt;
 
 use crate::connection::{Connection, Opening};
 use crate::options::Options;
@@ -41,7 +44,10 @@ impl Dialer {
         for index in order {
             let endpoint = endpoints[index].clone();
             let opening = Opening { options: &self.options, client_id, is_first };
-            match telemetry::connecting(&endpoint, opening.connect(&self.transport, &endpoint)).await {
+            // Functions of the application run in it. What they leave half done is theirs alone.
+            let attempt = AssertUnwindSafe(opening.connect(&self.transport, &endpoint)).catch_unwind();
+            let attempt = attempt.map(|outcome| outcome.unwrap_or_else(|_| Err(panicked())));
+            match telemetry::connecting(&endpoint, attempt).await {
                 Ok(connection) => return Ok(Dialed { connection, endpoint, index }),
                 Err(error) => {
                     let cause = &error as &(dyn std::error::Error + 'static);
@@ -52,4 +58,8 @@ impl Dialer {
         }
         Err(failure.unwrap_or_else(|| Error::invalid_options("there is no broker to connect to")))
     }
+}
+
+fn panicked() -> Error {
+    Error::connection("the function for credentials, the connector or the authentication exchange panicked")
 }

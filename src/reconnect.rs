@@ -1,11 +1,13 @@
 //! When to try again after a connection was lost.
 
 use std::fmt;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::random::rng;
+use crate::telemetry::TARGET;
 use crate::{Error, ErrorKind, Refusal};
 
 /// What is known when a connection was lost, or could not be made.
@@ -42,7 +44,7 @@ impl Lost {
 /// ```
 pub trait ReconnectPolicy: Send + Sync + 'static {
     /// The delay before the next attempt, at least 10 ms, or None to stop: the agent then closes, and everything that
-    /// waits is told.
+    /// waits is told. Where this panics, the default's delay is taken.
     fn delay(&self, lost: &Lost) -> Option<Duration>;
 }
 
@@ -108,6 +110,14 @@ impl ReconnectPolicy for Backoff {
     }
 }
 
+/// What the policy says; the default's word where it panics.
+pub(crate) fn delay(policy: &dyn ReconnectPolicy, lost: &Lost) -> Option<Duration> {
+    catch_unwind(AssertUnwindSafe(|| policy.delay(lost))).unwrap_or_else(|_| {
+        tracing::error!(name: "mqtt.policy_panicked", target: TARGET, "the reconnect policy panicked: the default is used");
+        Backoff::default().delay(lost)
+    })
+}
+
 impl fmt::Debug for dyn ReconnectPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ReconnectPolicy")
@@ -147,6 +157,13 @@ mod tests {
         let backoff = Backoff::default();
         let delays: std::collections::HashSet<_> = (0..50).map(|_| backoff.delay(&lost(5, Error::offline()))).collect();
         assert!(delays.len() > 10);
+    }
+
+    #[test]
+    fn a_policy_that_panics_is_replaced_by_the_default() {
+        let broken = |_: &Lost| -> Option<Duration> { panic!("a mistake in the policy") };
+        assert!(delay(&broken, &lost(1, Error::offline())).is_some());
+        assert_eq!(delay(&|_: &Lost| None, &lost(1, Error::offline())), None);
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Siblings {
         }
         // It would come back under the same identifier to say goodbye.
         for ending in state.ending.iter().filter(|ending| ending.client_id == client_id) {
-            let _ = ending.notices.send(Notice::Close(Close { drain_until: None, reply: Reply::channel().0 }));
+            close_now(&ending.notices);
         }
         let (reply, first) = Reply::channel();
         let agent = beside.start_beside(options, First { reply, is_patient })?;
@@ -90,6 +90,17 @@ impl Siblings {
         live.chain(ending).fold(state.past, Stats::and)
     }
 
+    /// Ends all that were not told yet how they are to end.
+    fn end(&self) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.is_closed, true) {
+            return;
+        }
+        for agent in state.live.values() {
+            close_now(&agent.notices());
+        }
+    }
+
     fn remove(&self, client_id: &str) {
         let mut state = self.lock();
         let removed = state.live.remove_entry(client_id);
@@ -108,6 +119,11 @@ impl Siblings {
     }
 }
 
+/// Nobody waits for it.
+fn close_now(notices: &mpsc::UnboundedSender<Notice>) {
+    let _ = notices.send(Notice::Close(Close { drain_until: None, reply: Reply::channel().0 }));
+}
+
 impl State {
     /// Forgets those that have ended.
     fn sweep(&mut self) {
@@ -119,6 +135,24 @@ impl State {
             }
             !is_over
         });
+    }
+}
+
+/// Held by the agent's task: the sessions beside it end when it is dropped. Weak, as they end by themselves with the last
+/// handle.
+pub(crate) struct Beside(Weak<Siblings>);
+
+impl Beside {
+    pub(crate) fn of(siblings: &Arc<Siblings>) -> Self {
+        Self(Arc::downgrade(siblings))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(siblings) = self.0.upgrade() {
+            siblings.end();
+        }
     }
 }
 

@@ -51,21 +51,12 @@ pub enum State {
     /// The agent has ended and will not connect again.
     #[non_exhaustive]
     Closed {
-        /// The loss after which the reconnect policy gave up; None where the end was asked for.
+        /// The loss after which the reconnect policy gave up; None where the end was asked for, or was that of the runtime.
         reason: Option<Error>,
     },
 }
 
 impl State {
-    /// What a receiver shows now. A task that ended with its runtime left its last state behind, which is not true any
-    /// more.
-    pub(crate) fn now(state: &watch::Receiver<Self>) -> Self {
-        match state.has_changed() {
-            Err(_) if !state.borrow().is_closed() => Self::Closed { reason: None },
-            _ => state.borrow().clone(),
-        }
-    }
-
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected { .. })
@@ -74,6 +65,35 @@ impl State {
     /// Whether the agent has ended.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed { .. })
+    }
+}
+
+/// The agent's end of its state. The last word is [`State::Closed`], also of a task that ends with its runtime or by a
+/// panic.
+#[derive(Debug)]
+pub(crate) struct Announcer(watch::Sender<State>);
+
+impl Announcer {
+    pub(crate) fn channel() -> (Self, watch::Receiver<State>) {
+        let (sender, receiver) = watch::channel(State::Connecting);
+        (Self(sender), receiver)
+    }
+
+    /// Nothing comes after the first end.
+    pub(crate) fn say(&self, state: State) {
+        self.0.send_if_modified(|said| {
+            let is_open = !said.is_closed();
+            if is_open {
+                *said = state;
+            }
+            is_open
+        });
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        self.say(State::Closed { reason: None });
     }
 }
 
@@ -93,6 +113,18 @@ impl fmt::Display for State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_state_is_the_end_and_the_first_end_counts() {
+        let (announcer, state) = Announcer::channel();
+        drop(announcer);
+        assert!(matches!(*state.borrow(), State::Closed { reason: None }));
+        let (announcer, state) = Announcer::channel();
+        announcer.say(State::Closed { reason: Some(Error::offline()) });
+        announcer.say(State::Connecting);
+        drop(announcer);
+        assert!(matches!(*state.borrow(), State::Closed { reason: Some(_) }));
+    }
 
     #[test]
     fn a_state_says_why_there_is_no_connection() {

@@ -68,8 +68,9 @@ impl Retained {
 /// not acknowledged when the process died is sent again to the next process that makes the same subscription. Dropping
 /// the subscription gives it up, at the broker too; to be continued later, [`close`](Agent::close) the agent, or
 /// [`drain`](Agent::drain) it, first. The state of that connection is not part of [`Agent::state`]; it reconnects as the
-/// agent does. Messages that came before a reconnect and were not acknowledged come again after it: at QoS 1 once more to
-/// a stream that has them already, at QoS 2 not.
+/// agent does. If the policy gives it up while the agent lives, its stream ends with the reason as its last item. Messages
+/// that came before a reconnect and were not acknowledged come again after it: at QoS 1 once more to a stream that has
+/// them already, at QoS 2 not.
 ///
 /// ```no_run
 /// # async fn work(_: &mqtt_agent::Message) -> Result<(), std::io::Error> { Ok(()) }
@@ -349,7 +350,8 @@ impl Future for SubscribeFuture {
 /// An item is a message, or an error in its place: [`ErrorKind::Lagged`](crate::ErrorKind::Lagged) with the number of
 /// messages lost because they were not taken in time (never with [`Acks::OnTake`] or [`Acks::Manual`]), or
 /// [`ErrorKind::SubscribeRefused`](crate::ErrorKind::SubscribeRefused) when the broker did not take the filter back
-/// after a reconnect. The stream goes on after either. It ends when the agent does: it does not keep the agent alive.
+/// after a reconnect. The stream goes on after either. It ends when the agent does: it does not keep the agent alive. One
+/// that has a session of its own ends with that too, and its last item is then the reason ([`Acks`]).
 ///
 /// A clone is one more receiver of the same messages, from now on. When the last one is dropped, in any thread, in or
 /// outside of a runtime, the filters that nobody else wants are unsubscribed.
@@ -387,7 +389,7 @@ struct Guard {
 }
 
 impl Subscription {
-    /// The next item; None after the agent has ended. The same as the stream's, without a trait to import.
+    /// The next item; None after the end. The same as the stream's, without a trait to import.
     ///
     /// # Cancel safety
     ///

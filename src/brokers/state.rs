@@ -96,15 +96,13 @@ impl BrokersState {
         if self.is_over {
             return Poll::Ready(false);
         }
-        // One that ends without a last word ended with its runtime.
-        let watched = self.agents.len();
         while let Poll::Ready(Some((agent, state))) = Pin::new(&mut self.agents).poll_next(cx) {
             changed = true;
             if state.is_closed() {
                 self.agents.remove(&agent);
             }
         }
-        match changed || self.agents.len() < watched {
+        match changed {
             true => Poll::Ready(true),
             false => Poll::Pending,
         }
@@ -117,7 +115,7 @@ impl BrokersState {
             let Some(agent) = &broker.agent else { continue };
             there.insert(broker.generation);
             let mut state = agent.state();
-            if self.seen.insert(broker.generation) && !State::now(&state).is_closed() {
+            if self.seen.insert(broker.generation) && !state.borrow().is_closed() {
                 // What it has been through before is no change.
                 state.mark_unchanged();
                 self.agents.insert(broker.generation, WatchStream::from_changes(state));

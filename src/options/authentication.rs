@@ -18,7 +18,7 @@ pub trait Exchange: Send {
     fn step(&mut self, challenge: Option<Bytes>) -> ExchangeFuture<'_>;
 }
 
-/// What [`Exchange::step`] returns: the data for the broker, or why there is none.
+/// What [`Exchange::step`] returns: the data for the broker, at most 65,535 bytes, or why there is none.
 pub type ExchangeFuture<'a> =
     Pin<Box<dyn Future<Output = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> + Send + 'a>>;
 
@@ -76,8 +76,25 @@ impl Authentication {
     }
 }
 
+/// The largest binary field of a packet, in bytes (MQTT 5, section 1.5.6).
+const MAX_DATA: usize = 65_535;
+
 impl Running {
-    pub(crate) async fn step(&mut self, challenge: Option<Bytes>) -> Result<Bytes, Error> {
+    /// The next data for the broker, which fit a packet.
+    pub(crate) async fn answer(&mut self, challenge: Option<Bytes>) -> Result<Bytes, Error> {
+        let data = self.step(challenge).await?;
+        match data.len() <= MAX_DATA {
+            true => Ok(data),
+            false => Err(Error::authentication("the authentication exchange gave over 65,535 bytes for one packet")),
+        }
+    }
+
+    /// The last word of the broker, to which there is no answer.
+    pub(crate) async fn conclude(&mut self, data: Bytes) -> Result<(), Error> {
+        self.step(Some(data)).await.map(drop)
+    }
+
+    async fn step(&mut self, challenge: Option<Bytes>) -> Result<Bytes, Error> {
         self.exchange.step(challenge).await.map_err(|source| {
             Error::authentication("the authentication exchange failed on this side").with_source(super::Boxed(source))
         })

@@ -110,8 +110,8 @@ impl Session {
     }
 }
 
-/// The actor's task may end without a word: by the end of its runtime, or a panic in a callback of the user. Callers on
-/// other runtimes are then told what became of their messages, as at any other end.
+/// The actor's task may end without a word: by the end of its runtime, or a panic. Callers on other runtimes are then told
+/// what became of their messages, as at any other end.
 impl Drop for Session {
     fn drop(&mut self) {
         self.finish();

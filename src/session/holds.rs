@@ -6,9 +6,11 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::receive::Ack;
+use super::subscriptions::Sink;
 use super::Session;
 use crate::command::{HoldId, Settled};
 use crate::wire::PacketId;
+use crate::Error;
 
 type Hasher = foldhash::fast::RandomState;
 
@@ -166,6 +168,21 @@ impl Session {
     /// Whether messages are neither taken nor acknowledged any more: they are for whoever resumes the session.
     pub(super) fn is_leaving(&self) -> bool {
         self.receiving.is_holding() && (self.is_closing() || self.subscriptions.subscribers.is_empty())
+    }
+
+    /// The connection is given up, which is the end of the subscription and not of the agent: its stream says why.
+    pub(crate) fn handle_given_up(&mut self, reason: &Error) {
+        if !self.receiving.is_holding() || self.is_closing() {
+            return;
+        }
+        let keys: Vec<_> = self.subscriptions.subscribers.keys().collect();
+        for key in keys {
+            match self.subscriptions.subscribers.get(key).map(|subscriber| &subscriber.sink) {
+                Some(Sink::Stream(events)) => drop(events.send(Err(reason.clone()))),
+                Some(Sink::Pending { .. }) => self.fail_subscriber(key, reason.clone()),
+                Some(Sink::Replies(_)) | None => {}
+            }
+        }
     }
 
     /// A subscription that waits for its SUBACK cannot be left waiting once it is full: the SUBACK is behind messages

@@ -97,8 +97,8 @@ impl Session {
         if let Err(conflict) = self.subscriptions.check_conflict(&filters, wish) {
             return reply.send(Err(conflict));
         }
-        // One more place than there may be messages, for a refusal.
-        let (events, first) = broadcast::channel(capacity + usize::from(self.receiving.is_holding()));
+        // Two more places than there may be messages: for a refusal, and for the reason of the end.
+        let (events, first) = broadcast::channel(capacity + 2 * usize::from(self.receiving.is_holding()));
         let sink = Sink::Pending { offline, events, first, reply };
         let subscriber = self.subscriptions.add(sink, &filters, wish);
         if self.subscriptions.subscribers[subscriber].pending == 0 {
@@ -133,7 +133,7 @@ impl Session {
         }
     }
 
-    fn fail_subscriber(&mut self, key: SubscriberKey, error: Error) {
+    pub(super) fn fail_subscriber(&mut self, key: SubscriberKey, error: Error) {
         let subscriber = self.subscriptions.remove(key, None);
         if let Some(Sink::Pending { reply, .. }) = subscriber.map(|subscriber| subscriber.sink) {
             reply.send(Err(error));

@@ -82,7 +82,7 @@ impl Metrics {
             }
         }
         describe_gauge!(CONNECTED, "Whether there is a connection: 1 or 0.");
-        let is_connected = State::now(&self.state).is_connected();
+        let is_connected = self.state.borrow().is_connected();
         gauge!(CONNECTED, self.labels.iter()).set(f64::from(u8::from(is_connected)));
 
         self.record_times(

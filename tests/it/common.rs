@@ -1,11 +1,15 @@
 //! Agents on scripted peers, and bounded waits for what an agent shows.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use mqtt_agent::{Agent, Lost, Options, State, Stats, Version};
 use tokio::net::TcpSocket;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::support::{millis, within, Broker, Peer, Scripted, LIMIT, VERSION};
 
@@ -63,6 +67,34 @@ pub(crate) async fn watched(
     reached: impl FnMut(&State) -> bool,
 ) -> State {
     within(LIMIT, what, state.wait_for(reached)).await.expect("the actor is alive").clone()
+}
+
+/// What the state was when the answer to a call came, which `cause` makes it do. To be run in one thread, so that nothing
+/// moves between the answer and the look.
+pub(crate) async fn state_when_answered<F: Future>(agent: &Agent, call: F, cause: impl Future) -> (State, F::Output) {
+    struct OnWake<F>(F);
+    impl<F: Fn() + Send + Sync + 'static> Wake for OnWake<F> {
+        fn wake(self: Arc<Self>) {
+            self.0();
+        }
+    }
+    let (woken, mut states) = mpsc::unbounded_channel();
+    let state = agent.state();
+    let look = move || drop(woken.send(state.borrow().clone()));
+    let waker = Waker::from(Arc::new(OnWake(look)));
+    let mut call = pin!(call);
+    let mut poll = || call.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(poll().is_pending());
+    cause.await;
+    loop {
+        let mut last = within(LIMIT, "an answer", states.recv()).await.unwrap();
+        while let Ok(later) = states.try_recv() {
+            last = later;
+        }
+        if let Poll::Ready(answer) = poll() {
+            return (last, answer);
+        }
+    }
 }
 
 /// Waits until `reached` is true of the agent's counters.

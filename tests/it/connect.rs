@@ -13,8 +13,11 @@ use mqtt_agent::{
 };
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Login as WireLogin, Packet, SubscribeReasonCode};
 use rumqttc::mqttbytes::QoS as WireQoS;
+use tokio::net::TcpStream;
 
-use crate::common::{give_up, held_offline, kept, linked, options, refusing_address, state, stats, watched};
+use crate::common::{
+    give_up, held_offline, kept, linked, options, refusing_address, state, state_when_answered, stats, watched,
+};
 use crate::support::{
     broker_test, drop_after_polls, is_v5, millis, secs, within, BrokerKind, BrokerOptions, Direction, Proxy, Scripted,
     LIMIT,
@@ -323,6 +326,22 @@ async fn a_policy_that_stops_ends_the_agent_and_everyone_is_told() {
     server.expect_no_connection(millis(30)).await;
 }
 
+#[tokio::test]
+async fn callers_that_hear_of_a_loss_find_it_in_the_state() {
+    for delay in [None, Some(secs(60))] {
+        let server = Scripted::listen().await;
+        let (agent, mut peer) = linked(&server, options(&server.url()).reconnect(move |_: &Lost| delay)).await;
+        let call = agent.subscribe("a").offline(Offline::Fail).into_future();
+        let cause = async {
+            peer.expect_subscribe().await;
+            peer.reset();
+        };
+        let (state, answer) = state_when_answered(&agent, call, cause).await;
+        assert_eq!(answer.unwrap_err().kind(), ErrorKind::Offline);
+        assert!(!state.is_connected() && state.is_closed() == delay.is_none(), "{state:?}");
+    }
+}
+
 #[test]
 fn without_a_runtime_there_is_an_error_and_no_panic() {
     let error = Agent::connect_lazy("mqtt://localhost").unwrap_err();
@@ -386,6 +405,40 @@ async fn a_failure_to_give_credentials_is_a_failure_to_connect() {
     let slow = options(&server.url()).connect_timeout(millis(50)).credentials_from(std::future::pending);
     assert_eq!(slow.connect().await.unwrap_err().kind(), ErrorKind::Timeout);
     server.expect_no_connection(millis(20)).await;
+}
+
+#[tokio::test]
+async fn a_function_of_the_application_that_panics_fails_one_attempt() {
+    let server = Scripted::listen().await;
+    let broken = options(&server.url()).credentials_from(|| async { panic!("a mistake in the function") });
+    let error = broken.connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(error.to_string().contains("panicked"), "{error}");
+    let addr = server.addr();
+    let panics = |calls: &Arc<AtomicUsize>| {
+        let calls = calls.clone();
+        move || assert_ne!(calls.fetch_add(1, Ordering::SeqCst), 0, "a mistake in the function")
+    };
+    let calls = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
+    let [credentials, connector, policy] = [0, 1, 2].map(|n| panics(&calls[n]));
+    let options = options(&server.url())
+        .credentials_from(move || {
+            credentials();
+            async { Ok(Login::username("user")) }
+        })
+        .connector(move |_| {
+            connector();
+            async move { Ok(TcpStream::connect(addr).await?) }
+        })
+        .reconnect(move |_: &Lost| {
+            policy();
+            Some(millis(10))
+        });
+    let agent = options.connect_lazy().unwrap();
+    let (peer, _) = server.accept_session(false).await;
+    state(&agent, "a connection", State::is_connected).await;
+    drop(peer);
+    assert!(calls.iter().all(|calls| calls.load(Ordering::SeqCst) >= 2));
 }
 
 #[tokio::test]

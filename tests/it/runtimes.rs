@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::thread;
 
 use mqtt_agent::testing::Device;
-use mqtt_agent::{Agent, Delivery, Error, Options, QoS};
+use mqtt_agent::{Agent, Delivery, Error, Options, QoS, State};
 use rumqttc::mqttbytes::v4::SubscribeReasonCode;
 use rumqttc::mqttbytes::QoS as WireQoS;
 use tokio::runtime::{Builder, Runtime};
@@ -161,6 +161,9 @@ async fn when_the_runtime_of_an_agent_ends_everyone_who_waits_elsewhere_is_told(
         assert!(within(LIMIT, "the end of the stream", stream.recv()).await.is_none());
         within(LIMIT, "the end of the state", async { while state.changed().await.is_ok() {} }).await;
         running.join().unwrap();
+        for state in [state, agent.state()] {
+            assert!(matches!(*state.borrow(), State::Closed { reason: None, .. }), "{:?}", state.borrow());
+        }
         assert!(!agent.is_connected());
         assert!(agent.publish("a", "x").await.unwrap_err().is_closed());
         assert!(agent.drain(LIMIT).await.unwrap_err().is_closed());

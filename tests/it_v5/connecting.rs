@@ -1,11 +1,13 @@
 //! Versions, terms, sessions, reasons and authentication.
 
+use std::future::IntoFuture;
+
 use bytes::Bytes;
 use mqtt_agent::{
     Agent, ErrorKind, Exchange, ExchangeFuture, LastWill, Properties, QoS, ReasonCode, Refusal, State, Terms, Version,
 };
 
-use crate::common::{linked, options, state};
+use crate::common::{linked, options, state, state_when_answered};
 use crate::support::{broker_test, secs, within, Broker, BrokerKind, Proxy, Scripted, LIMIT};
 
 fn terms(agent: &Agent) -> Terms {
@@ -42,6 +44,24 @@ async fn auto_falls_back_on_each_answer_that_means_an_unknown_version() {
         let error = agent.subscribe("a").no_local(true).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
+}
+
+#[tokio::test]
+async fn callers_that_hear_of_a_connection_find_it_in_the_state() {
+    let server = Scripted::listen().await;
+    let agent = options(&server.url()).version(Version::Auto).connect_lazy().unwrap();
+    // Without a topic for its reply it needs MQTT 5.
+    let call = agent.request("a", "x").into_future();
+    let cause = async {
+        let mut first = server.accept().await;
+        first.expect_connect().await;
+        first.send_raw(&[0x20, 2, 0, 1]).await;
+        first.finish().await;
+        server.accept_session(false).await
+    };
+    let (state, answer) = state_when_answered(&agent, call, cause).await;
+    assert_eq!(answer.unwrap_err().kind(), ErrorKind::Unsupported);
+    assert!(state.is_connected(), "{state:?}");
 }
 
 #[tokio::test]
@@ -225,6 +245,59 @@ async fn a_broker_that_cannot_prove_itself_is_left() {
     let error = refused.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Authentication);
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("not the broker"));
+}
+
+/// Takes these steps, and has none after them.
+struct Steps(std::vec::IntoIter<usize>);
+
+impl Exchange for Steps {
+    fn step(&mut self, _: Option<Bytes>) -> ExchangeFuture<'_> {
+        let length = self.0.next().expect("a step");
+        Box::pin(async move { Ok(vec![b'x'; length].into()) })
+    }
+}
+
+fn stepping(server: &Scripted, lengths: &[usize]) -> mqtt_agent::Options {
+    let lengths = lengths.to_vec();
+    options(&server.url()).authentication("REV", move || Steps(lengths.clone().into_iter()))
+}
+
+#[tokio::test]
+async fn authentication_data_that_do_not_fit_a_packet_are_refused_on_this_side() {
+    let server = Scripted::listen().await;
+    let error = stepping(&server, &[65_536]).connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Authentication);
+    let mut first = server.accept().await;
+    assert!(first.closed().await.is_empty(), "nothing was sent");
+    let (refused, ()) = tokio::join!(stepping(&server, &[65_535, 65_536]).connect(), async {
+        let mut peer = server.accept().await;
+        peer.recv_raw_packet().await;
+        peer.send_raw(&auth("abc")).await;
+        assert!(peer.closed().await.is_empty(), "nothing more was sent");
+    });
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Authentication);
+    // What comes with the CONNACK is not answered, however long that would be.
+    let (agent, _peer) = tokio::join!(stepping(&server, &[1, 65_536]).connect(), async {
+        let mut peer = server.accept().await;
+        peer.recv_raw_packet().await;
+        peer.send_raw(&welcome("welcome")).await;
+        peer
+    });
+    agent.unwrap();
+}
+
+#[tokio::test]
+async fn an_exchange_that_panics_is_a_failed_attempt() {
+    let server = Scripted::listen().await;
+    let (refused, ()) = tokio::join!(stepping(&server, &[1]).connect(), async {
+        let mut peer = server.accept().await;
+        peer.recv_raw_packet().await;
+        peer.send_raw(&auth("abc")).await;
+        peer.closed().await;
+    });
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(error.to_string().contains("panicked"), "{error}");
 }
 
 #[tokio::test]

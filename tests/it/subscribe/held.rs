@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use mqtt_agent::{Acks, LastWill, Message, Offline, Options, Subscribe, Unfinished};
+use mqtt_agent::{Acks, LastWill, Lost, Message, Offline, Options, State, Subscribe, Unfinished};
 use rumqttc::mqttbytes::v4::{Connect, ConnectReturnCode};
 
 use super::*;
-use crate::common::{nothing_left, refusing_address};
+use crate::common::{give_up, nothing_left, refusing_address};
 use crate::support::{secs, Broker, BrokerKind, Peer, Proxy};
 
 /// Long enough for a packet that should not come.
@@ -105,6 +105,87 @@ async fn an_ack_from_before_a_reconnect_is_never_one_of_another_message() {
         assert_eq!(peer.expect_puback().await, 1);
         peer.expect_nothing(QUIET).await;
     }
+}
+
+#[tokio::test]
+async fn a_session_that_is_given_up_ends_its_stream_with_the_reason_and_the_agent_goes_on() {
+    let scripted = Scripted::listen().await;
+    let options = options(&scripted.url()).reconnect(|lost: &Lost| (lost.attempt < 2).then_some(millis(10)));
+    let (agent, mut main) = connect(&scripted, options).await;
+    let subscribe = agent.subscribe("jobs").acks(Acks::Manual).capacity(3);
+    let (mut jobs, mut peer, _) = held(subscribe, &scripted).await;
+    let mut clone = jobs.clone();
+    peer.publish(job(1)).await;
+    peer.publish(job(2)).await;
+    received(&agent, 2).await;
+    peer.reset();
+    let (mut peer, _) = scripted.accept_session(false).await;
+    let id = peer.expect_subscribe().await.pkid;
+    peer.suback(id, &[SubscribeReasonCode::Failure]).await;
+    peer.publish(job(3)).await;
+    received(&agent, 3).await;
+    peer.reset();
+    // Nothing is read while it is full, the end neither.
+    next(&mut jobs).await.ack();
+    assert_refused_and_ended(&mut jobs).await;
+    assert_eq!(text(&mut clone).await, "1");
+    assert_refused_and_ended(&mut clone).await;
+    nothing_sent(&agent, &mut main).await;
+    drop((jobs, clone));
+    let (_jobs, ..) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+}
+
+async fn assert_refused_and_ended(stream: &mut Subscription) {
+    assert_eq!(text(stream).await, "2");
+    assert_eq!(failure(stream).await.kind(), ErrorKind::SubscribeRefused);
+    assert_eq!(text(stream).await, "3");
+    assert_eq!(failure(stream).await.kind(), ErrorKind::Connection);
+    assert!(within(LIMIT, "the end", stream.recv()).await.is_none());
+}
+
+#[tokio::test]
+async fn a_session_that_is_given_up_before_its_filters_are_confirmed_says_why() {
+    let scripted = Scripted::listen().await;
+    let (agent, mut main) = connect(&scripted, options(&scripted.url()).reconnect(give_up)).await;
+    let call = tokio::spawn(agent.subscribe("jobs").acks(Acks::OnTake).into_future());
+    let (mut peer, _) = scripted.accept_session(false).await;
+    peer.expect_subscribe().await;
+    peer.reset();
+    let error = within(LIMIT, "an answer", call).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    nothing_sent(&agent, &mut main).await;
+}
+
+#[tokio::test]
+async fn sessions_beside_an_agent_that_its_policy_ends_end_with_it() {
+    let scripted = Scripted::listen().await;
+    let (agent, main) = connect(&scripted, options(&scripted.url()).reconnect(give_up)).await;
+    let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+    peer.publish(job(1)).await;
+    received(&agent, 1).await;
+    main.reset();
+    peer.expect_disconnect().await;
+    assert_eq!(text(&mut jobs).await, "1");
+    assert!(within(LIMIT, "the end", jobs.recv()).await.is_none());
+    assert!(agent.subscribe("more").acks(Acks::Manual).await.unwrap_err().is_closed());
+}
+
+#[tokio::test]
+async fn sessions_beside_an_agent_that_is_drained_have_the_time_of_the_drain() {
+    let (scripted, agent, mut main) = pair().await;
+    let (mut jobs, mut peer, _) = held(agent.subscribe("jobs").acks(Acks::Manual), &scripted).await;
+    peer.publish(job(1)).await;
+    let message = next(&mut jobs).await;
+    let mut drain = pin!(agent.drain(secs(3600)));
+    assert!(is_pending(&mut drain).await);
+    main.expect_disconnect().await;
+    let mut state = agent.state();
+    within(LIMIT, "the end of the agent", state.wait_for(State::is_closed)).await.unwrap();
+    assert!(is_pending(&mut drain).await);
+    peer.expect_nothing(QUIET).await;
+    message.ack();
+    assert_eq!(peer.expect_puback().await, 1);
+    assert!(within(LIMIT, "the end", drain).await.unwrap().is_empty());
 }
 
 #[tokio::test]
