@@ -9,11 +9,12 @@ use mqtt_agent::{Delivery, ErrorKind, Lost, Options, Outcome, QoS, Retained, Sta
 use tokio::runtime::{Builder, Runtime};
 
 use crate::common::refusing_address;
-use crate::support::{millis, EmbeddedBroker, LIMIT};
+use crate::support::{echo, millis, Device, EmbeddedBroker, LIMIT};
 
 /// A broker on a runtime of its own, with devices that answer at `{device}/res` what they are asked at `{device}/rpc`.
 struct Lab {
     url: String,
+    _device: Device,
     _broker: EmbeddedBroker,
     _runtime: Runtime,
 }
@@ -23,18 +24,8 @@ impl Lab {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let broker = runtime.block_on(EmbeddedBroker::start());
         let url = broker.url();
-        runtime.block_on(async {
-            let device = mqtt_agent::Agent::connect(&url).await.unwrap();
-            let mut calls = device.subscribe("+/rpc").capacity(4096).await.unwrap();
-            tokio::spawn(async move {
-                while let Some(call) = calls.recv().await {
-                    let call = call.unwrap();
-                    let reply_to = call.topic().as_str().replace("/rpc", "/res");
-                    device.try_publish(reply_to, call.payload().clone()).unwrap();
-                }
-            });
-        });
-        Self { url, _broker: broker, _runtime: runtime }
+        let device = runtime.block_on(echo(&url, "+/rpc"));
+        Self { url, _device: device, _broker: broker, _runtime: runtime }
     }
 
     fn agent(&self) -> Agent {

@@ -3,11 +3,12 @@
 use std::future::{Future, IntoFuture};
 use std::time::Duration;
 
-use mqtt_agent::{Agent, Offline, QoS, Retained, State};
+use mqtt_agent::testing::Response;
+use mqtt_agent::{Agent, Message, Offline, QoS, Retained, State};
 
 use crate::common::{nothing_left, options, state};
 use crate::support::{
-    broker_test, drop_after_polls, drop_when_woken_after_polls, millis, within, Broker, Proxy, LIMIT,
+    broker_test, drop_after_polls, drop_when_woken_after_polls, millis, within, Broker, Device, Proxy, LIMIT,
 };
 
 /// More polls than any call needs.
@@ -41,17 +42,12 @@ async fn impatient(broker: &Broker) -> Agent {
     options(&broker.url()).reply_linger(Duration::ZERO).connect().await.unwrap()
 }
 
-/// A device that answers each call.
-async fn device(broker: &Broker) -> tokio::task::JoinHandle<()> {
-    let device = Agent::connect(broker.url()).await.unwrap();
-    let mut calls = device.subscribe("dev/rpc").await.unwrap();
-    tokio::spawn(async move {
-        while let Some(Ok(call)) = calls.recv().await {
-            for _ in 0..2 {
-                device.publish("dev/res", call.payload().clone()).await.unwrap();
-            }
-        }
-    })
+/// A device that answers each call twice.
+async fn device(broker: &Broker) -> Device {
+    let mut device = Device::connect(broker.url()).await.unwrap();
+    let answer = |call: &Message| Response::reply("dev/res", call.payload().clone()).times(2);
+    device.respond_to("dev/rpc", answer).await.unwrap();
+    device
 }
 
 broker_test!(a_publish_can_be_dropped_at_any_point, |broker| async move {
@@ -105,7 +101,7 @@ broker_test!(a_request_can_be_dropped_at_any_point, |broker| async move {
     }
     let many = || agent.request("dev/rpc", "x").reply_to("dev/res").replies(2).into_future();
     at_each_point(&agent, "a request for two replies", many).await;
-    device.abort();
+    device.stop().await.unwrap();
 });
 
 broker_test!(a_request_dropped_gives_its_turn_to_the_next, |broker| async move {
@@ -121,7 +117,7 @@ broker_test!(a_request_dropped_gives_its_turn_to_the_next, |broker| async move {
             break;
         }
     }
-    device.abort();
+    device.stop().await.unwrap();
 });
 
 broker_test!(a_collect_can_be_dropped_at_any_point, |broker| async move {

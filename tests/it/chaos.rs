@@ -334,7 +334,7 @@ async fn receive_at_least_once(mut stream: Subscription, published: JoinHandle<H
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_broker_costs_only_what_it_had_acknowledged() {
+async fn what_is_published_while_a_broker_is_killed_arrives_when_it_is_back() {
     let config = MosquittoConfig { persistence: Persistence::OnChange, ..Default::default() };
     let Some(mut broker) = mosquitto_or_skip(config).await else { return };
     let subscriber = options(&broker.url(), "kill-subscriber").connect().await.unwrap();

@@ -9,7 +9,7 @@ use mqtt_agent::{Agent, Delivery, ErrorKind, Offline, QoS, Retained};
 use tokio::sync::Barrier;
 
 use crate::script::*;
-use crate::support::{broker_test, millis, secs, within, Broker, Scripted, LIMIT};
+use crate::support::{broker_test, echo, millis, secs, within, Broker, Scripted, LIMIT};
 
 const TASKS: usize = 50;
 const ROUNDS: usize = 10;
@@ -64,18 +64,9 @@ async fn give_up(agent: &Agent, task: usize) {
 }
 
 async fn all_at_once(broker: &Broker) {
-    let device = Agent::connect(broker.url()).await.unwrap();
-    let mut calls = device.subscribe("dev/+/rpc").capacity(4096).await.unwrap();
-    let echo = device.clone();
-    let answering = tokio::spawn(async move {
-        while let Some(call) = calls.recv().await {
-            let call = call.unwrap();
-            let reply_to = call.topic().as_str().replace("/rpc", "/res");
-            echo.publish(reply_to, call.payload().clone()).await.unwrap();
-        }
-    });
+    let device = echo(&broker.url(), "dev/+/rpc").await;
     for n in 0..3 * TASKS {
-        device.publish(format!("kept/{}/{n}", n % TASKS), "kept").retain(true).await.unwrap();
+        device.agent().publish(format!("kept/{}/{n}", n % TASKS), "kept").retain(true).await.unwrap();
     }
 
     let agent = options(&broker.url()).reply_linger(millis(200)).connect().await.unwrap();
@@ -103,7 +94,7 @@ async fn all_at_once(broker: &Broker) {
     let stats = agent.stats();
     assert_eq!((stats.lagged, stats.oversized, stats.reconnects), (0, 0, 0));
     assert!(agent.drain(LIMIT).await.unwrap().is_empty());
-    answering.abort();
+    device.stop().await.unwrap();
 }
 
 broker_test!(

@@ -17,13 +17,13 @@ use std::sync::Once;
 use std::time::Duration;
 
 use mqtt_agent::testing::BrokerBuilder;
-use mqtt_agent::Version;
+use mqtt_agent::{Agent, Message, Version};
 
 pub use certificates::{file, self_signed, Authority, Identity, KeyForm};
 pub use embedded::{EmbeddedBroker, Proxy};
 pub use fronts::{Front, TlsSide};
 pub use mosquitto::{Mosquitto, MosquittoConfig, Persistence};
-pub use mqtt_agent::testing::{within, Direction};
+pub use mqtt_agent::testing::{within, Device, Direction};
 pub use polls::{drop_after_polls, drop_when_woken_after_polls};
 pub use scripted::{Peer, Scripted};
 
@@ -40,6 +40,16 @@ pub fn url(addr: SocketAddr) -> String {
         true => format!("mqtt://{addr}?version=5"),
         false => format!("mqtt://{addr}"),
     }
+}
+
+/// A device that answers each call on `…/rpc` by the same payload on `…/res`.
+pub async fn echo(url: &str, calls: &str) -> Device {
+    // Room for all that a test asks at once.
+    let options = Agent::builder(url).expect("a URL").stream_capacity(4096);
+    let mut device = Device::connect(options).await.expect("a connection for the device");
+    let answer = |call: &Message| (call.topic().as_str().replace("/rpc", "/res"), call.payload().clone());
+    device.respond_to(calls, answer).await.expect("the calls of the device");
+    device
 }
 
 /// How long a test waits for something that is to happen at once.

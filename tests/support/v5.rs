@@ -15,7 +15,8 @@ pub fn read(buf: &mut BytesMut) -> Result<v4::Packet, Error> {
         return Ok(v4::Packet::Disconnect);
     }
     if buf.first() == Some(&0xe0) && buf.len() >= 3 && buf[1] == 1 {
-        let _ = buf.split_to(3);
+        let packet = buf.split_to(3);
+        assert_eq!(packet[2], 0, "a DISCONNECT that says more than one of 3.1.1: {:#04x}", packet[2]);
         return Ok(v4::Packet::Disconnect);
     }
     Ok(match v5::Packet::read(buf, None)? {

@@ -7,7 +7,7 @@ use rumqttc::mqttbytes::v4::{Connect, ConnectReturnCode};
 
 use super::*;
 use crate::common::{give_up, nothing_left, refusing_address};
-use crate::support::{secs, Broker, BrokerKind, Peer, Proxy};
+use crate::support::{echo, secs, Broker, BrokerKind, Peer, Proxy};
 
 /// Long enough for a packet that should not come.
 const QUIET: std::time::Duration = millis(30);
@@ -230,13 +230,7 @@ broker_test!(a_consumer_that_sleeps_costs_its_capacity_and_loses_nothing, |broke
 
 broker_test!(a_stuck_subscription_holds_up_nobody_else, |broker| async move {
     const MESSAGES: usize = 1_000;
-    let device = Agent::connect(broker.url()).await.unwrap();
-    let mut calls = device.subscribe("dev/rpc").await.unwrap();
-    let answering = tokio::spawn(async move {
-        while let Some(Ok(call)) = calls.recv().await {
-            device.publish("dev/res", call.payload().clone()).await.unwrap();
-        }
-    });
+    let device = echo(&broker.url(), "dev/rpc").await;
     let agent = Agent::connect(broker.url()).await.unwrap();
     let stuck = agent.subscribe("all/#").acks(Acks::Manual).capacity(1).await.unwrap();
     let mut other = agent.subscribe("all/+").await.unwrap();
@@ -251,7 +245,7 @@ broker_test!(a_stuck_subscription_holds_up_nobody_else, |broker| async move {
         }
     }
     drop(stuck);
-    answering.abort();
+    device.stop().await.unwrap();
 });
 
 /// What is left of a process when it is killed: nothing says goodbye.

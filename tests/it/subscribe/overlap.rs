@@ -1,7 +1,7 @@
 //! Filters that match the same messages.
 
 use super::*;
-use crate::support::BrokerKind;
+use crate::support::{echo, BrokerKind};
 
 #[tokio::test]
 async fn overlapping_filters_of_one_subscription_give_one_copy_of_each_delivery() {
@@ -93,13 +93,7 @@ broker_test!(a_covered_filter_brings_the_retained_messages_it_was_asked_for, |br
 });
 
 broker_test!(a_call_by_a_covered_reply_filter_has_its_reply, |broker| async move {
-    let device = Agent::connect(broker.url()).await.unwrap();
-    let mut calls = device.subscribe("dev/rpc").await.unwrap();
-    let answering = tokio::spawn(async move {
-        while let Some(Ok(call)) = calls.recv().await {
-            device.publish("dev/res", call.payload().clone()).await.unwrap();
-        }
-    });
+    let device = echo(&broker.url(), "dev/rpc").await;
     let agent = Agent::connect(broker.url()).await.unwrap();
     for _ in 0..3 {
         let wide = agent.subscribe("dev/#").await.unwrap();
@@ -111,7 +105,7 @@ broker_test!(a_call_by_a_covered_reply_filter_has_its_reply, |broker| async move
         let reply = agent.request("dev/rpc", "alone").reply_to("dev/res").await.unwrap();
         assert_eq!(reply.text().unwrap(), "alone");
     }
-    answering.abort();
+    device.stop().await.unwrap();
 });
 
 broker_test!(what_filters_that_only_overlap_match_comes_as_often_as_the_broker_sends_it, |broker| async move {
