@@ -34,6 +34,7 @@
 //! | `mqtt.requests_lost` | warn | `filter`, `error`: see [`ServiceStats::lost`](crate::ServiceStats::lost) |
 //! | `mqtt.no_reply_topic` | warn | `topic`, `error`: what says where the answer to a request goes gave no valid topic |
 //! | `mqtt.answer_unsent` | warn | `topic`, `error`: see [`ServiceStats::unsent`](crate::ServiceStats::unsent) |
+//! | `mqtt.policy_panicked` | error | none: the [`ReconnectPolicy`](crate::ReconnectPolicy) panicked, and the default is used |
 //! | `mqtt.closure_panicked` | error | `topic`: a closure given to [`Serve`](crate::Serve) or [`Correlation`](crate::rpc::Correlation) panicked on this message |
 //!
 //! # Metrics
