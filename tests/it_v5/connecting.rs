@@ -136,6 +136,15 @@ async fn the_first_connection_starts_clean_and_the_next_resumes() {
     agent.close().await;
 }
 
+#[tokio::test]
+async fn the_broker_is_told_the_largest_packet_with_its_fixed_header() {
+    let server = Scripted::listen().await;
+    let connecting = options(&server.url()).max_packet_size(1000).connect();
+    let (_refused, connect) = tokio::join!(connecting, async { server.accept().await.recv_raw_packet().await });
+    let [high, low] = 1005_u16.to_be_bytes();
+    assert!(connect.windows(5).any(|property| property == [0x27, 0, 0, high, low]), "{connect:02x?}");
+}
+
 broker_test!(the_terms_of_the_broker_can_be_read, |broker| async move {
     let agent = options(&broker.url()).client_id("me").connect().await.unwrap();
     let terms = terms(&agent);
@@ -313,9 +322,7 @@ async fn an_auth_that_nobody_asked_for_ends_the_connection() {
 
 broker_test!(a_will_brings_its_properties, |broker| async move {
     let proxy = Proxy::start(broker.addr()).await;
-    let mut properties = Properties::default();
-    properties.content_type = Some("text/plain".into());
-    properties.user_properties = vec![("why".into(), "gone".into())];
+    let properties = Properties::default().with_content_type("text/plain").with_user_property("why", "gone");
     let will = LastWill::new("gone", "x").properties(properties);
     let dying = options(&proxy.url()).reconnect(crate::common::give_up).last_will(will).connect().await.unwrap();
     let agent = options(&broker.url()).connect().await.unwrap();
