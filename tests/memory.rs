@@ -47,9 +47,6 @@ async fn memory_and_tasks_after_many_bursts_of_work_are_what_they_were_after_the
     for _ in 0..8 {
         within(secs(60), "a burst", burst(&agent, &line)).await;
         held.push(HEAP.allocated());
-        println!("{} tasks {} live {}", HEAP.allocated(), metrics.num_alive_tasks(), line.live());
-        sleep(millis(1500)).await;
-        println!("   later {} tasks {} live {}", HEAP.allocated(), metrics.num_alive_tasks(), line.live());
     }
     println!("bytes after each burst: {held:?}");
     assert!(held[7] < held[1] + SLACK, "bytes after each burst: {held:?}");
