@@ -49,7 +49,9 @@ async fn memory_and_tasks_after_many_bursts_of_work_are_what_they_were_after_the
         held.push(HEAP.allocated());
     }
     println!("bytes after each burst: {held:?}");
-    assert!(held[7] < held[1] + SLACK, "bytes after each burst: {held:?}");
+    // What is still under way at that moment differs from burst to burst; what is left behind would add up.
+    let (first, last) = (held[..3].iter().max().unwrap(), held[5..].iter().min().unwrap());
+    assert!(*last < first + SLACK, "bytes after each burst: {held:?}");
     agent.close().await;
     within(secs(5), "the end of every task", async {
         while metrics.num_alive_tasks() > tasks_before + line.live() {
