@@ -441,3 +441,20 @@ proptest! {
         World::new(Some(4)).live(ops, closes);
     }
 }
+
+#[test]
+fn a_filter_that_was_not_confirmed_yet_is_not_missed_when_the_one_that_brought_its_messages_goes() {
+    let subscribe = |filters: &[&'static str]| {
+        let (filters, timeout) = (filters.to_vec(), Duration::from_millis(1));
+        Op::Subscribe { filters, qos: QOS0, retained: Retained::IfFirst, timeout }
+    };
+    let before = [Op::Connect { keep: false }, subscribe(&["r/a"]), Op::Settle, subscribe(&["s/b"]), subscribe(&["s/a", "#"])];
+    let after = [
+        Op::Connect { keep: false },
+        Op::Write(30),
+        Op::Advance(Duration::from_millis(1)),
+        Op::Connect { keep: true },
+        Op::Write(23),
+    ];
+    World::new(Some(4)).live(before.into_iter().chain(after).collect(), false);
+}

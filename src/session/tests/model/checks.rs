@@ -63,12 +63,18 @@ impl World {
         }
     }
 
-    /// From when the broker holds a stream's filters until it forgets the session, messages come by one or another.
+    /// From when the broker has confirmed a stream's filters until it forgets the session, messages come by one or another.
+    /// Before that another's filter may bring them by chance.
     pub(super) fn check_gaps(&mut self) {
+        let subscriptions = &self.bench.session.subscriptions;
+        let is_confirmed = |filter: &&str| {
+            let key = subscriptions.router.get(&Filter::new(*filter).unwrap());
+            key.is_some_and(|key| subscriptions.granted(*key).is_some())
+        };
         for stream in &mut self.streams {
             let brings = stream.filters.iter().all(|filter| self.broker.brings(filter) || filter.starts_with("no/"));
             assert!(brings || !stream.is_held, "nothing brings the messages of {:?}", stream.filters);
-            stream.is_held |= brings;
+            stream.is_held |= brings && stream.filters.iter().all(is_confirmed);
         }
     }
 
