@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::random::rng;
 use crate::telemetry::TARGET;
@@ -88,6 +88,17 @@ impl Backoff {
         let first = first.max(SHORTEST_DELAY);
         Self { first, limit: limit.max(first) }
     }
+
+    /// The delays one after the other, without end, each with its random share.
+    pub(crate) fn delays(&self) -> ExponentialBackoff {
+        ExponentialBuilder::new()
+            .with_min_delay(self.first)
+            .with_max_delay(self.limit)
+            .with_jitter()
+            .with_jitter_seed(rng().u64(..))
+            .without_max_times()
+            .build()
+    }
 }
 
 impl ReconnectPolicy for Backoff {
@@ -99,14 +110,7 @@ impl ReconnectPolicy for Backoff {
         let first = if refused { self.limit } else { self.first };
         // Past this many doublings every delay is at its limit; going on would only cost time.
         let doublings = lost.attempt.saturating_sub(1).min(40) as usize;
-        ExponentialBuilder::new()
-            .with_min_delay(first)
-            .with_max_delay(self.limit)
-            .with_jitter()
-            .with_jitter_seed(rng().u64(..))
-            .without_max_times()
-            .build()
-            .nth(doublings)
+        Self { first, ..*self }.delays().nth(doublings)
     }
 }
 

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use futures_core::{FusedStream, Stream};
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{sleep, Instant, Sleep};
 
 use super::{Request, RequestFuture};
 use crate::call::deadline_after;
-use crate::reconnect::SHORTEST_DELAY;
+use crate::reconnect::Backoff;
 use crate::{Error, ErrorKind, Message, Outcome};
 
 /// Many calls, some at a time, as a [`Stream`] of their keys and answers; made by
@@ -51,7 +51,7 @@ pub struct Progress {
 #[derive(Clone)]
 struct Retry {
     attempts: usize,
-    backoff: ExponentialBuilder,
+    backoff: Backoff,
     is_worth_it: Arc<dyn Fn(&Error) -> bool + Send + Sync>,
 }
 
@@ -72,7 +72,7 @@ impl<K, I: Iterator<Item = (K, Request)>> RequestEach<K, I> {
             deadline: None,
             retry: Retry {
                 attempts: 1,
-                backoff: ExponentialBuilder::new().with_jitter(),
+                backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
                 is_worth_it: Arc::new(is_safe),
             },
             on_progress: None,
@@ -105,8 +105,7 @@ impl<K, I: Iterator<Item = (K, Request)>> RequestEach<K, I> {
 
     /// The shortest, at least 10 ms, and the longest delay before a further attempt. Default: from 1 s to 1 min.
     pub fn backoff(mut self, shortest: Duration, longest: Duration) -> Self {
-        let shortest = shortest.max(SHORTEST_DELAY);
-        self.retry.backoff = self.retry.backoff.with_min_delay(shortest).with_max_delay(longest.max(shortest));
+        self.retry.backoff = Backoff::new(shortest, longest);
         self
     }
 
@@ -218,7 +217,7 @@ impl<K> Attempts<K> {
             request: again,
             now: Now::Calling(request.into_future()),
             left,
-            backoff: retry.backoff.without_max_times().build(),
+            backoff: retry.backoff.delays(),
             is_worth_it: retry.is_worth_it,
             deadline,
         }
