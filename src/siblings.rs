@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::actor::First;
 use crate::agent::Agent;
 use crate::command::{Close, Notice, Reply};
-use crate::options::Options;
+use crate::options::{fits_v31, Options};
 use crate::stats::{Counters, Stats};
 use crate::{Error, Filter, Version};
 
@@ -183,10 +183,8 @@ pub(crate) fn options(
 }
 
 fn derived(own: &str, filters: &[Filter], version: Version) -> Result<String, Error> {
-    /// MQTT 3.1, section 3.1.
-    const LONGEST: usize = 23;
     let derived = format!("{own}-{:08x}", hash(filters));
-    if version == Version::V31 && derived.chars().count() > LONGEST {
+    if version == Version::V31 && !fits_v31(&derived) {
         return Err(Error::invalid_argument(format!(
             "MQTT 3.1 allows client identifiers of 23 characters at most, which {derived:?} exceeds: \
              set Subscribe::client_id"

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Options;
-use crate::Error;
+use crate::{field, Error};
 
 /// The client's side of one authentication exchange, such as SCRAM or a challenge to be signed.
 ///
@@ -76,17 +76,12 @@ impl Authentication {
     }
 }
 
-/// The largest binary field of a packet, in bytes (MQTT 5, section 1.5.6).
-const MAX_DATA: usize = 65_535;
-
 impl Running {
     /// The next data for the broker, which fit a packet.
     pub(crate) async fn answer(&mut self, challenge: Option<Bytes>) -> Result<Bytes, Error> {
         let data = self.step(challenge).await?;
-        match data.len() <= MAX_DATA {
-            true => Ok(data),
-            false => Err(Error::authentication("the authentication exchange gave over 65,535 bytes for one packet")),
-        }
+        field::check_bytes("authentication data of this side", &data).map_err(Error::authentication)?;
+        Ok(data)
     }
 
     /// The last word of the broker, to which there is no answer.

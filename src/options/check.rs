@@ -119,13 +119,18 @@ impl Options {
                 if id.is_empty() && !self.clean_session {
                     return Err(Error::invalid_options("an empty client_id needs clean_session(true) [MQTT-3.1.3-7]"));
                 }
-                if self.version == Version::V31 && !(1..=23).contains(&id.chars().count()) {
+                if self.version == Version::V31 && !fits_v31(id) {
                     return Err(Error::invalid_options("MQTT 3.1 allows client_ids of 1 to 23 characters only"));
                 }
                 Ok(())
             }
         }
     }
+}
+
+/// The lengths that MQTT 3.1 allows a client identifier (section 3.1).
+pub(crate) fn fits_v31(client_id: &str) -> bool {
+    (1..=23).contains(&client_id.chars().count())
 }
 
 fn conflict(option: &str, endpoint: &Endpoint, why: &str) -> Error {

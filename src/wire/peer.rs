@@ -48,7 +48,7 @@ pub(crate) struct Carried {
 }
 
 /// A message with nothing special about it.
-#[cfg(any(fuzzing, test))]
+#[cfg(test)]
 pub(crate) fn plain(topic: Topic, payload: Bytes, qos: QoS, id: PacketId) -> super::Incoming {
     super::Incoming { topic, payload, qos, retain: false, dup: false, id, properties: None, subscriptions: Vec::new() }
 }

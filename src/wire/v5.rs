@@ -19,7 +19,7 @@ use crate::reason::{Reason, ReasonCode};
 use crate::terms::{Terms, Version};
 use crate::{Error, QoS, Topic};
 
-mod properties;
+pub(super) mod properties;
 
 use properties::*;
 

@@ -34,7 +34,7 @@ pub(crate) fn encode_answer(version: Version, answer: Answer<'_>, buf: &mut Byte
         Answer::ConnAck { session_present, code, client_id } if is_v5 => {
             let mut properties = BytesMut::new();
             if let Some(client_id) = client_id {
-                properties.put_u8(ASSIGNED_CLIENT_IDENTIFIER);
+                properties.put_u8(v5::properties::ASSIGNED_CLIENT_IDENTIFIER);
                 properties.put_u16(client_id.len() as u16);
                 properties.put_slice(client_id.as_bytes());
             }
@@ -59,9 +59,6 @@ pub(crate) fn encode_answer(version: Version, answer: Answer<'_>, buf: &mut Byte
         Answer::Disconnect(_) => {}
     }
 }
-
-/// MQTT 5, section 3.2.2.3.7.
-const ASSIGNED_CLIENT_IDENTIFIER: u8 = 0x12;
 
 fn put_ack(first: u8, id: PacketId, code: u8, is_v5: bool, buf: &mut BytesMut) {
     let code = Some(code).filter(|code| is_v5 && *code != 0);

@@ -21,7 +21,7 @@ async fn a_call_survives_the_loss_of_the_connection_and_of_the_session() {
 #[tokio::test]
 async fn a_call_survives_the_loss_of_the_connection_within_its_session() {
     let scripted = Scripted::listen().await;
-    let options = options(&scripted.url()).client_id("kept").clean_session(false);
+    let options = kept(&scripted);
     let (agent, mut peer) = connect(&scripted, options).await;
     let call = tokio::spawn(call(&agent, "ping"));
     grant(&mut peer).await;
@@ -40,7 +40,7 @@ async fn a_call_survives_the_loss_of_the_connection_within_its_session() {
 async fn an_acknowledged_request_is_not_sent_again_and_still_gets_its_reply() {
     for session_present in [false, true] {
         let scripted = Scripted::listen().await;
-        let options = options(&scripted.url()).client_id("kept").clean_session(false);
+        let options = kept(&scripted);
         let (agent, mut peer) = connect(&scripted, options).await;
         let call = tokio::spawn(call(&agent, "ping"));
         grant(&mut peer).await;

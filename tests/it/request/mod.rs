@@ -10,6 +10,7 @@ use rumqttc::mqttbytes::v4::{Packet, Publish, SubAck, SubscribeReasonCode};
 use rumqttc::mqttbytes::QoS as WireQoS;
 use tokio::task::JoinHandle;
 
+use crate::common::kept;
 use crate::script::*;
 use crate::support::{
     broker_test, drop_after_polls, drop_when_woken_after_polls, echo, is_v5, millis, secs, within, BrokerOptions, Peer,

@@ -1,6 +1,7 @@
 //! Messages on their way in, and their acknowledgements.
 
 use super::*;
+use crate::common::kept;
 
 #[tokio::test]
 async fn an_incoming_qos_1_message_is_acknowledged_and_its_repetition_delivered() {
@@ -49,7 +50,7 @@ async fn an_incoming_qos_2_message_is_delivered_once_however_often_it_comes() {
 #[tokio::test]
 async fn an_incoming_qos_2_message_is_delivered_once_across_a_reconnect_of_its_session() {
     let scripted = Scripted::listen().await;
-    let options = options(&scripted.url()).client_id("kept").clean_session(false);
+    let options = kept(&scripted);
     let (agent, mut peer) = connect(&scripted, options).await;
     let subscribe = agent.subscribe("a").qos(QoS::ExactlyOnce).into_future();
     let mut stream = granted(&mut peer, subscribe).await.unwrap();
@@ -92,7 +93,7 @@ async fn a_new_session_may_use_the_identifiers_of_the_old_for_other_messages() {
 #[tokio::test]
 async fn acknowledgements_of_a_lost_connection_are_not_sent_on_the_next() {
     let scripted = Scripted::listen().await;
-    let options = options(&scripted.url()).client_id("kept").clean_session(false);
+    let options = kept(&scripted);
     let (agent, mut peer) = connect(&scripted, options).await;
     let mut stream = granted(&mut peer, agent.subscribe("a").into_future()).await.unwrap();
     peer.publish(numbered("a", "1", WireQoS::AtLeastOnce, 7)).await;

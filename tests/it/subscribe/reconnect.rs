@@ -1,6 +1,7 @@
 //! Subscriptions across lost connections.
 
 use super::*;
+use crate::common::kept;
 
 #[tokio::test]
 async fn a_lost_session_is_subscribed_again_before_publishes_are_repeated() {
@@ -31,7 +32,7 @@ async fn a_lost_session_is_subscribed_again_before_publishes_are_repeated() {
 #[tokio::test]
 async fn a_session_that_is_still_there_is_not_subscribed_again() {
     let scripted = Scripted::listen().await;
-    let options = options(&scripted.url()).client_id("kept").clean_session(false);
+    let options = kept(&scripted);
     let (agent, mut peer) = connect(&scripted, options).await;
     let mut stream = granted(&mut peer, agent.subscribe("a").into_future()).await.unwrap();
     peer.reset();
@@ -91,7 +92,7 @@ async fn a_filter_that_stays_refused_is_given_up_without_an_unsubscribe() {
 async fn a_subscribe_in_flight_when_the_connection_is_lost_is_sent_again() {
     for session_present in [false, true] {
         let scripted = Scripted::listen().await;
-        let options = options(&scripted.url()).client_id("kept").clean_session(false);
+        let options = kept(&scripted);
         let (agent, mut peer) = connect(&scripted, options).await;
         let call = tokio::spawn(agent.subscribe("a").into_future());
         peer.expect_subscribe().await;
@@ -132,7 +133,7 @@ async fn a_subscribe_resolves_only_when_all_its_filters_are_held_on_one_connecti
 #[tokio::test]
 async fn an_unsubscribe_in_flight_when_the_connection_is_lost_is_sent_again_to_a_session_that_is_still_there() {
     let scripted = Scripted::listen().await;
-    let options = options(&scripted.url()).client_id("kept").clean_session(false);
+    let options = kept(&scripted);
     let (agent, mut peer) = connect(&scripted, options).await;
     let stream = granted(&mut peer, agent.subscribe("a").into_future()).await.unwrap();
     let end = tokio::spawn(stream.unsubscribe());
