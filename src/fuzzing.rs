@@ -636,10 +636,10 @@ impl World {
         if self.is_over {
             return;
         }
-        let held = self.session.held();
-        assert!(held.acks <= MAX_ACKS, "{held:?}");
-        assert!(held.published + held.released <= self.max_in_flight, "{held:?}");
-        assert!(held.requests == held.requests_by_id && held.filters == held.routed, "{held:?}");
+        let census = self.session.census();
+        assert!(census.acks <= MAX_ACKS, "{census:?}");
+        assert!(census.published + census.released <= self.max_in_flight, "{census:?}");
+        assert!(census.requests == census.requests_by_id && census.filters == census.routed, "{census:?}");
         self.session.assert_covers();
     }
 
@@ -676,20 +676,20 @@ impl World {
         self.settle();
         self.lose();
         self.session.assert_empty();
-        let held = self.session.held();
-        assert_eq!(held.deadlines, 0, "{held:?}");
+        let census = self.session.census();
+        assert_eq!(census.deadlines, 0, "{census:?}");
     }
 
     /// Nobody waits for anything, all deadlines are over, and there is no connection.
     fn check_idle(&self) {
-        let held = self.session.held();
-        let of_callers = (held.calls, held.requests, held.reply_queues, held.subscribers, held.deadlines);
-        assert_eq!(of_callers, (0, 0, 0, 0, 0), "{held:?}");
-        let of_connection = (held.acks, held.unwritten, held.repeat, held.asked);
-        assert_eq!(of_connection, (0, 0, 0, 0), "{held:?}");
-        assert!(held.queued <= self.max_queued, "{held:?}");
-        assert!(held.places <= 2 * held.queued + KEPT, "{held:?}");
-        assert!(held.due <= 2 * held.filters + 64, "{held:?}");
+        let census = self.session.census();
+        let of_callers = (census.calls, census.requests, census.reply_queues, census.subscribers, census.deadlines);
+        assert_eq!(of_callers, (0, 0, 0, 0, 0), "{census:?}");
+        let of_connection = (census.acks, census.unwritten, census.repeat, census.asked);
+        assert_eq!(of_connection, (0, 0, 0, 0), "{census:?}");
+        assert!(census.queued <= self.max_queued, "{census:?}");
+        assert!(census.places <= 2 * census.queued + KEPT, "{census:?}");
+        assert!(census.due <= 2 * census.filters + 64, "{census:?}");
     }
 
     fn settle(&mut self) {

@@ -24,11 +24,11 @@ use crate::terms::Terms;
 use crate::wire::{Codec, Inbound, Outbound, Output, Refused};
 use crate::Error;
 
+#[cfg(any(fuzzing, test))]
+mod census;
 mod close;
 mod covers;
 mod deadlines;
-#[cfg(any(fuzzing, test))]
-mod held;
 mod holds;
 mod in_flight;
 mod keep_alive;

@@ -483,12 +483,12 @@ impl Session {
 
 #[cfg(any(fuzzing, test))]
 impl Publishes {
-    pub(super) fn count_held(&self, held: &mut super::held::Held) {
-        held.queued = self.queue.len();
-        held.places = self.queue.places();
-        held.calls = self.calls.len();
-        held.repeat = self.repeat.len();
-        held.unwritten = self.unwritten.len();
+    pub(super) fn count(&self, census: &mut super::census::Census) {
+        census.queued = self.queue.len();
+        census.places = self.queue.places();
+        census.calls = self.calls.len();
+        census.repeat = self.repeat.len();
+        census.unwritten = self.unwritten.len();
     }
 
     /// Nothing is held, nor much memory for it.

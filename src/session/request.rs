@@ -367,10 +367,10 @@ fn own_topic(terms: &Terms) -> Option<Topic> {
 
 #[cfg(any(fuzzing, test))]
 impl Requests {
-    pub(super) fn count_held(&self, held: &mut super::held::Held) {
-        held.requests = self.pending.len();
-        held.requests_by_id = self.by_id.len();
-        held.reply_queues = self.queues.len();
+    pub(super) fn count(&self, census: &mut super::census::Census) {
+        census.requests = self.pending.len();
+        census.requests_by_id = self.by_id.len();
+        census.reply_queues = self.queues.len();
     }
 
     pub(super) fn assert_empty(&self) {

@@ -5,7 +5,7 @@ use super::Session;
 
 /// The lengths of all lists and tables.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct Census {
     pub(crate) queued: usize,
     /// Queued messages, and the gaps between them.
     pub(crate) places: usize,
@@ -27,8 +27,8 @@ pub(crate) struct Held {
 }
 
 impl Session {
-    pub(crate) fn held(&self) -> Held {
-        let mut held = Held {
+    pub(crate) fn census(&self) -> Census {
+        let mut census = Census {
             published: self.in_flight.len(On::Published),
             released: self.in_flight.len(On::Released),
             asked: self.in_flight.len(On::Asked),
@@ -38,11 +38,11 @@ impl Session {
             subscribers: self.subscriptions.subscribers.len(),
             acks: self.receiving.waiting_acks(),
             deadlines: self.deadlines.len(),
-            ..Held::default()
+            ..Census::default()
         };
-        self.publishes.count_held(&mut held);
-        self.requests.count_held(&mut held);
-        held
+        self.publishes.count(&mut census);
+        self.requests.count(&mut census);
+        census
     }
 
     /// Who relies on which filter adds up.
