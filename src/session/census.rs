@@ -23,6 +23,14 @@ pub(crate) struct Census {
     pub(crate) due: usize,
     pub(crate) subscribers: usize,
     pub(crate) acks: usize,
+    /// Messages that have not told yet what became of them.
+    pub(crate) holds: usize,
+    /// Acknowledgements that wait for those, or for others before them.
+    pub(crate) held_back: usize,
+    /// Acknowledgements that may still be given.
+    pub(crate) unsettled: usize,
+    /// QoS 2 messages without a PUBREC.
+    pub(crate) unrecorded: usize,
     pub(crate) deadlines: usize,
 }
 
@@ -36,10 +44,10 @@ impl Session {
             routed: self.subscriptions.router.len(),
             due: self.subscriptions.due.len(),
             subscribers: self.subscriptions.subscribers.len(),
-            acks: self.receiving.waiting_acks(),
             deadlines: self.deadlines.len(),
             ..Census::default()
         };
+        self.receiving.count(&mut census);
         self.publishes.count(&mut census);
         self.requests.count(&mut census);
         census

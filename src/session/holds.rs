@@ -200,6 +200,13 @@ impl Session {
 
 #[cfg(any(fuzzing, test))]
 impl Holds {
+    pub(super) fn count(&self, census: &mut super::census::Census) {
+        census.holds = self.outstanding;
+        census.held_back = self.order.len();
+        census.unsettled = self.pending.len();
+        census.unrecorded = self.unrecorded.len();
+    }
+
     pub(super) fn assert_empty(&self) {
         assert_eq!((self.outstanding, self.order.len(), self.pending.len(), self.unrecorded.len()), (0, 0, 0, 0));
     }

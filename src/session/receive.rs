@@ -160,8 +160,11 @@ impl Receiving {
 
 #[cfg(any(fuzzing, test))]
 impl Receiving {
-    pub(super) fn waiting_acks(&self) -> usize {
-        self.acks.len()
+    pub(super) fn count(&self, census: &mut super::census::Census) {
+        census.acks = self.acks.len();
+        if let Some(holds) = &self.holds {
+            holds.count(census);
+        }
     }
 
     /// Nothing is held, nor much memory for it.
