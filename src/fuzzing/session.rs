@@ -183,7 +183,7 @@ impl World {
             self.lose();
         }
         self.transmit();
-        self.check_acknowledged();
+        self.check_transmitted();
         self.take_answers();
         match self.session.is_finished(self.now) {
             true => self.finish(),

@@ -150,10 +150,16 @@ impl Session {
             // An acknowledgement frees one.
             return false;
         }
-        match self.next_step() {
-            Some(Step::Subscribing) => self.transmit_subscribe(codec, output, now),
-            Some(Step::Unsubscribing) => self.transmit_unsubscribe(codec, output),
-            Some(Step::Settled | Step::Due) | None => false,
+        // What this connection cannot carry is settled without a packet, and must not keep back what is due behind it.
+        loop {
+            let is_sent = match self.next_step() {
+                Some(Step::Subscribing) => self.transmit_subscribe(codec, output, now),
+                Some(Step::Unsubscribing) => self.transmit_unsubscribe(codec, output),
+                Some(Step::Settled | Step::Due) | None => return false,
+            };
+            if is_sent {
+                return true;
+            }
         }
     }
 
@@ -188,10 +194,12 @@ impl Session {
                 break;
             }
             self.subscriptions.due.pop_front();
-            self.subscriptions.filters[key].handle_asked(ask.qos);
+            let shared = &mut self.subscriptions.filters[key];
+            let asked = shared.asked;
+            shared.handle_asked(ask.qos);
             if let Some(error) = refused {
-                self.subscriptions.filters[key].step = Step::Settled;
-                self.handle_refused(key, &error, now);
+                shared.step = Step::Settled;
+                self.handle_refused(key, asked, &error, now);
                 self.subscriptions.settle(key);
                 continue;
             }
@@ -213,9 +221,18 @@ impl Session {
     fn transmit_unsubscribe(&mut self, codec: &mut Codec, output: &mut Output) -> bool {
         let mut batch = Batch::new(&self.limits, self.terms());
         let mut filters = Vec::new();
+        let room = self.terms().map_or(usize::MAX, Terms::room_for_filters);
         while self.next_step() == Some(Step::Unsubscribing) {
             let Some(&key) = self.subscriptions.due.front() else { break };
             let shared = &mut self.subscriptions.filters[key];
+            if wire::filter_size(&shared.filter) > room {
+                // Asked for on a connection with more room. It stays with the broker for as long as the session.
+                self.subscriptions.due.pop_front();
+                shared.granted = None;
+                shared.handle_unsubscribed(ReasonCode::PACKET_TOO_LARGE);
+                self.subscriptions.settle(key);
+                continue;
+            }
             if !batch.takes(&shared.filter, None) {
                 break;
             }
@@ -224,6 +241,9 @@ impl Session {
             shared.granted = None;
             filters.push(shared.filter.clone());
             batch.keys.push(key);
+        }
+        if filters.is_empty() {
+            return false;
         }
         let Ok(id) = self.in_flight.insert(On::Asked, Entry::Unsubscribe(batch.keys)) else { return false };
         codec.encode(Outbound::Unsubscribe { id, filters: &filters }, output);
@@ -257,9 +277,9 @@ impl Session {
             match granted {
                 Ok(qos) => self.handle_granted(key, qos, now),
                 Err(reason) => {
-                    let filter = &self.subscriptions.filters[key].filter;
-                    let error = Error::subscribe_refused(filter.as_str(), &reason);
-                    self.handle_refused(key, &error, now);
+                    let shared = &self.subscriptions.filters[key];
+                    let error = Error::subscribe_refused(shared.filter.as_str(), &reason);
+                    self.handle_refused(key, shared.granted, &error, now);
                 }
             }
             self.subscriptions.settle(key);
@@ -302,9 +322,10 @@ impl Session {
         }
     }
 
-    fn handle_refused(&mut self, key: FilterKey, error: &Error, now: Instant) {
+    /// `asked` is what the broker may hold all the same, from before.
+    fn handle_refused(&mut self, key: FilterKey, asked: Option<QoS>, error: &Error, now: Instant) {
         let shared = &mut self.subscriptions.filters[key];
-        shared.asked = shared.granted;
+        shared.asked = asked;
         let is_held = shared.granted;
         let is_parting = shared.cover.is_parting();
         let mut refused = Vec::new();

@@ -32,6 +32,9 @@ pub(super) struct Broker {
 /// How many subscription identifiers are remembered.
 const IDENTIFIERS: usize = 8;
 
+/// What stands around the text of a filter in its packet, at most.
+const AROUND_FILTER: usize = 16;
+
 /// What the broker allows on a connection: mostly everything.
 pub(super) fn terms(version: Version, input: &mut Input<'_>) -> Terms {
     let mut terms = Terms::implied(version, "fuzz");
@@ -134,8 +137,11 @@ impl Broker {
         }
     }
 
-    pub(super) fn handle_connected(&mut self, session_present: bool) {
+    pub(super) fn handle_connected(&mut self, session_present: bool, terms: &Terms) {
         self.introduced.clear();
+        // What fits into no packet the client can never give up.
+        let room = terms.maximum_packet_size.map_or(usize::MAX, |limit| limit as usize - AROUND_FILTER);
+        self.filters.retain(|filter, _| filter.len() <= room);
         if !session_present {
             self.unreleased.clear();
             self.filters.clear();

@@ -73,7 +73,7 @@ impl World {
         codec.assign_aliases(terms.topic_alias_maximum);
         let terms = Arc::new(terms);
         self.session.handle_connected(session_present, terms.clone(), self.now);
-        self.broker.handle_connected(session_present);
+        self.broker.handle_connected(session_present, &terms);
         self.line = Some(Line {
             referee: Referee::new(terms.clone(), &self.options, session_present),
             terms,
@@ -193,9 +193,13 @@ impl World {
         assert!(fresh.is_empty(), "half a packet was encoded");
     }
 
-    /// What nothing keeps back has been acknowledged.
-    pub(super) fn check_acknowledged(&self) {
-        let Some(line) = self.line.as_ref().filter(|line| line.output.len() < WRITE_AHEAD) else { return };
+    /// All that may go out has, as far as there is room: nobody looks again before something else happens.
+    pub(super) fn check_transmitted(&mut self) {
+        let is_open = |line: &&mut Line| line.output.len() < WRITE_AHEAD;
+        let Some(line) = self.line.as_mut().filter(is_open) else { return };
+        let before = line.output.len();
+        self.session.poll_transmit(&mut line.codec, &mut line.output, self.now);
+        assert_eq!(line.output.len(), before, "something was kept back by nothing");
         let is_due = |number| self.options.holds.is_none() || self.streams.must_be_acknowledged(number);
         line.referee.check_nothing_due(is_due);
     }

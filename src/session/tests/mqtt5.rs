@@ -499,3 +499,49 @@ fn a_qos_2_message_that_was_given_up_is_not_sent_to_a_broker_that_has_forgotten_
     assert_eq!(bench.sent(), []);
     bench.has_nothing();
 }
+
+#[test]
+fn a_filter_that_no_longer_fits_is_not_unsubscribed_and_its_caller_is_told() {
+    let mut bench = Bench::connected();
+    let long = "x".repeat(100);
+    let mut feed = bench.subscribe(&[&long]);
+    bench.grant_all();
+    let feed = answered(&mut feed).unwrap();
+    bench.lose_connection();
+    bench.connect_with(true, |terms| Terms { maximum_packet_size: Some(64), ..terms });
+    let mut gone = feed.guard.unsubscribe();
+    assert_eq!(bench.sent(), []);
+    assert_eq!(answered(&mut gone).unwrap_err().kind(), ErrorKind::UnsubscribeRefused);
+    drop(feed);
+    bench.take_notices();
+    bench.has_nothing();
+}
+
+#[test]
+fn what_a_connection_cannot_carry_keeps_no_filter_behind_it_back() {
+    let mut bench = Bench::connected();
+    let (mut gone, long) = (bench.subscribe(&["gone"]), "x".repeat(100));
+    bench.grant_all();
+    let gone = answered(&mut gone).unwrap();
+    bench.lose_connection();
+    let mut too_long = bench.subscribe(&[&long]);
+    drop(gone);
+    bench.take_notices();
+    let _wanted = bench.subscribe(&["wanted"]);
+    bench.connect_with(true, |terms| Terms { maximum_packet_size: Some(64), ..terms });
+    bench.transmit();
+    let sent: Vec<_> = bench.unwritten.iter().map(|(packet, _)| packet.clone()).collect();
+    assert!(matches!(sent[..], [Sent::Unsubscribe(..), Sent::Subscribe(..)]), "{sent:?}");
+    assert_eq!(answered(&mut too_long).unwrap_err().kind(), ErrorKind::TooLarge);
+}
+
+#[test]
+fn what_the_broker_may_hold_from_an_earlier_connection_is_unsubscribed_where_it_cannot_be_asked_for() {
+    let mut bench = Bench::connected();
+    let mut wild = bench.subscribe(&["+"]);
+    bench.sent();
+    bench.lose_connection();
+    bench.connect_with(true, |terms| Terms { wildcard_subscriptions_available: false, ..terms });
+    assert!(matches!(&bench.sent()[..], [Sent::Unsubscribe(_, filters)] if filters == &["+"]));
+    assert_eq!(answered(&mut wild).unwrap_err().kind(), ErrorKind::Unsupported);
+}
