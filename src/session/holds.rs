@@ -110,10 +110,13 @@ impl Holds {
         }
     }
 
-    /// The broker has the PUBREC of this message: one more, behind what is kept back, could be taken for that of the next
+    /// The broker has released this message: a PUBREC, behind what is kept back, could be taken for that of the next
     /// message under the identifier.
     pub(super) fn release(&mut self, id: PacketId) {
-        self.order.retain(|due| *due != (Ack::PubRec(id), None));
+        self.order.retain(|(ack, _)| *ack != Ack::PubRec(id));
+        if let Some(unrecorded) = self.unrecorded.remove(&id) {
+            self.pending.remove(&unrecorded.hold);
+        }
     }
 
     /// The next acknowledgement that nothing keeps back.

@@ -77,11 +77,17 @@ pub(super) fn terms(version: Version, input: &mut Input<'_>) -> Terms {
 }
 
 impl World {
+    /// What no broker should send: any bytes, or the release of a message that was perhaps not acknowledged yet.
     pub(super) fn receive_raw(&mut self, input: &mut Input<'_>) {
         let (count, times) = (input.byte(), input.byte());
         let bytes = input.take(count.into()).repeat(usize::from(times) + 1);
-        if !self.broker.is_honest {
-            self.receive(&bytes);
+        if self.broker.is_honest {
+            return;
+        }
+        let unreleased = self.broker.unreleased();
+        match unreleased.get(usize::from(times) % unreleased.len().max(1)).filter(|_| count == 0) {
+            Some(id) => self.receive(&[0x62, 2, (id >> 8) as u8, *id as u8]),
+            None => self.receive(&bytes),
         }
     }
 

@@ -16,6 +16,7 @@ pub(super) struct Referee {
     terms: Arc<Terms>,
     max_in_flight: usize,
     max_filters: usize,
+    is_holding: bool,
     session_present: bool,
     /// What waits for an answer of the broker, by its identifier.
     in_use: BTreeMap<PacketId, Use>,
@@ -42,7 +43,7 @@ struct Owed {
     id: PacketId,
     /// Of the message that it is for.
     number: u32,
-    /// Otherwise another one may do for it.
+    /// Otherwise another one may do for it, or the broker has done without.
     is_needed: bool,
 }
 
@@ -52,6 +53,7 @@ impl Referee {
             terms,
             max_in_flight: options.max_in_flight.into(),
             max_filters: options.max_filters_per_subscribe,
+            is_holding: options.holds.is_some(),
             session_present,
             in_use: BTreeMap::new(),
             owed: VecDeque::new(),
@@ -84,7 +86,8 @@ impl Referee {
                 self.in_use.remove(id);
             }
             Inbound::PubRel(id) => {
-                self.owed.retain(|owed| owed.is_needed || owed.id != *id);
+                let of_message = |owed: &&mut Owed| (owed.qos, owed.id) == (QoS::ExactlyOnce, *id);
+                self.owed.iter_mut().filter(of_message).for_each(|owed| owed.is_needed &= !self.is_holding);
                 self.completions.push_back(*id);
             }
             _ => {}

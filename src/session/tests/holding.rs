@@ -404,3 +404,18 @@ fn a_repetition_after_the_pubrec_is_not_answered_once_the_broker_has_released_th
     assert_eq!(take(&mut feed), "2");
     assert_eq!(bench.sent(), [Sent::PubAck(2)], "a PUBREC would be taken for that of another message");
 }
+
+#[test]
+fn a_broker_that_releases_what_it_has_no_pubrec_of_is_owed_none_and_leaves_nothing_behind() {
+    let mut bench = holding(8);
+    let mut feed = feed(&mut bench);
+    for _ in 0..2 {
+        bench.receive_publish("t", "x", QOS2, 1);
+        bench.receive(Inbound::PubRel(1));
+    }
+    bench.receive_publish("t", "y", QOS1, 2);
+    assert_eq!(bench.sent(), [Sent::PubComp(1), Sent::PubComp(1)]);
+    assert_eq!([take(&mut feed), take(&mut feed), take(&mut feed)], ["x", "x", "y"]);
+    assert_eq!(bench.sent(), [Sent::PubAck(2)]);
+    bench.session.receiving.assert_empty();
+}
