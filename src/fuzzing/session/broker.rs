@@ -119,7 +119,8 @@ impl World {
         let mut packet = vec![0, topic.len() as u8];
         packet.extend_from_slice(topic.as_bytes());
         if flags & 0b0110 != 0 {
-            packet.extend_from_slice(&[0, id.max(1)]);
+            // Few, so that they come again.
+            packet.extend_from_slice(&[0, 1 + id % 8]);
         }
         packet.extend(properties);
         packet.resize(packet.len() + usize::from(size), id % 4);
