@@ -29,6 +29,15 @@ pub(super) struct Broker {
     introduced: BTreeSet<u16>,
 }
 
+/// What it says to something that was asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Accepted,
+    /// A message that nobody is subscribed to.
+    Unmatched,
+    Refused,
+}
+
 /// How many subscription identifiers are remembered.
 const IDENTIFIERS: usize = 8;
 
@@ -95,12 +104,12 @@ impl World {
         self.line.as_ref().is_some_and(|line| !line.sent.is_empty())
     }
 
-    /// What a broker says to something that was sent; high values of `how` refuse.
+    /// What a broker says to something that was sent: mostly yes.
     pub(super) fn answer(&mut self, how: u8) {
         let Some(line) = self.line.as_mut().filter(|_| self.session.wants_read()) else { return };
         let which = usize::from(how % 8) % line.sent.len().max(1);
         let Some(sent) = line.sent.remove(which) else { return };
-        let bytes = self.broker.answer(sent, line.terms.version, how >= 0xe0);
+        let bytes = self.broker.answer(sent, line.terms.version, Verdict::of(how));
         if !bytes.is_empty() {
             self.receive(&bytes);
         }
@@ -193,14 +202,16 @@ impl Broker {
         assert!(!self.is_honest || self.filters.is_empty(), "{:?} are left with the broker", self.filters);
     }
 
-    fn answer(&mut self, sent: Sent, version: Version, refuses: bool) -> Vec<u8> {
+    fn answer(&mut self, sent: Sent, version: Version, verdict: Verdict) -> Vec<u8> {
         let ack = |first: u8, id: PacketId| vec![first, 2, (id >> 8) as u8, id as u8];
-        let refusal = |first: u8, id: PacketId| vec![first, 3, (id >> 8) as u8, id as u8, 0x87];
+        let verdict_on = |first: u8, id: PacketId| match verdict.code() {
+            0 => ack(first, id),
+            code => vec![first, 3, (id >> 8) as u8, id as u8, code],
+        };
+        let refuses = verdict == Verdict::Refused;
         match sent {
-            Sent::Publish { qos: QoS::AtLeastOnce, id, .. } if refuses => refusal(0x40, id),
-            Sent::Publish { qos: QoS::ExactlyOnce, id, .. } if refuses => refusal(0x50, id),
-            Sent::Publish { qos: QoS::AtLeastOnce, id, .. } => ack(0x40, id),
-            Sent::Publish { qos: QoS::ExactlyOnce, id, .. } => ack(0x50, id),
+            Sent::Publish { qos: QoS::AtLeastOnce, id, .. } => verdict_on(0x40, id),
+            Sent::Publish { qos: QoS::ExactlyOnce, id, .. } => verdict_on(0x50, id),
             Sent::PubRec(id) => ack(0x62, id),
             Sent::PubRel(id) => ack(0x70, id),
             Sent::Subscribe(id, filters) => {
@@ -274,6 +285,25 @@ impl Broker {
             }
         }
         bytes
+    }
+}
+
+impl Verdict {
+    fn of(how: u8) -> Self {
+        match how {
+            0xe0.. => Self::Refused,
+            0xd0.. => Self::Unmatched,
+            _ => Self::Accepted,
+        }
+    }
+
+    /// To a message.
+    fn code(self) -> u8 {
+        match self {
+            Self::Accepted => 0,
+            Self::Unmatched => 0x10,
+            Self::Refused => 0x87,
+        }
     }
 }
 
