@@ -7,26 +7,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 
-use crate::actor::{Actor, First, Lanes};
+use crate::actor::Lanes;
 use crate::allowance::{Allowance, Share};
-use crate::call::deadline_after;
 use crate::collect::Collect;
-use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
+use crate::command::{Command, Notice, RequestId};
 use crate::options::Options;
 use crate::publish::Publish;
 use crate::request::{Request, RequestEach};
 use crate::runtime::Runtime;
 use crate::serve::{IncomingRequest, IntoReply, Serve};
-use crate::siblings::{Beside, Siblings};
+use crate::siblings::Siblings;
 use crate::state::State;
 use crate::stats::{Counters, Stats};
 use crate::subscribe::{IntoFilters, Subscribe};
 use crate::{Error, QoS, Topic};
+
+mod end;
+mod start;
 
 /// A handle to one connection to a broker, kept for the life of the process.
 ///
@@ -70,96 +70,6 @@ pub(crate) struct Shared {
 }
 
 impl Agent {
-    /// Connects to a broker, given as a URL or as [`Options`], and returns once the broker has accepted (CONNACK).
-    ///
-    /// From then on the agent reconnects by itself whenever the connection is lost.
-    ///
-    /// ```no_run
-    /// # async fn example() -> Result<(), mqtt_agent::Error> {
-    /// let agent = mqtt_agent::Agent::connect("mqtt://localhost").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future ends the attempt; nothing is left behind.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions) before anything is dialled, or for a file that
-    /// cannot be used; [`ErrorKind::NoRuntime`](crate::ErrorKind::NoRuntime) outside of a Tokio runtime.
-    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) with the broker's reason,
-    /// [`ErrorKind::Connection`](crate::ErrorKind::Connection) if it cannot be reached,
-    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) after the [`connect_timeout`](Options::connect_timeout). On the
-    /// way to it [`Tls`](crate::ErrorKind::Tls), [`WebSocket`](crate::ErrorKind::WebSocket) and
-    /// [`Proxy`](crate::ErrorKind::Proxy), each with a text that says what to do;
-    /// [`Authentication`](crate::ErrorKind::Authentication) where an exchange fails
-    /// ([`Options::authentication`]), and [`Protocol`](crate::ErrorKind::Protocol) where what answers is no broker. The
-    /// first failure is returned; only [`connect_lazy`](Self::connect_lazy) tries again.
-    pub async fn connect<O>(options: O) -> Result<Self, Error>
-    where
-        O: TryInto<Options>,
-        O::Error: Into<Error>,
-    {
-        let (first, connected) = Reply::channel();
-        let first = First { reply: first, is_patient: false };
-        let agent = Self::start(options.try_into().map_err(Into::into)?, Some(first))?;
-        connected.await.unwrap_or_else(|_| Err(Error::closed()))?;
-        Ok(agent)
-    }
-
-    /// Returns at once and connects in the background, trying again until it succeeds: for a service that starts
-    /// before its broker does. Calls meanwhile do what their [`Offline`](crate::Offline) says.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions);
-    /// [`ErrorKind::NoRuntime`](crate::ErrorKind::NoRuntime) outside of a Tokio runtime.
-    pub fn connect_lazy<O>(options: O) -> Result<Self, Error>
-    where
-        O: TryInto<Options>,
-        O::Error: Into<Error>,
-    {
-        Self::start(options.try_into().map_err(Into::into)?, None)
-    }
-
-    /// Options to set, from a URL: see [`Options::from_url`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Options::from_url`].
-    pub fn builder(url: &str) -> Result<Options, Error> {
-        Options::from_url(url)
-    }
-
-    fn start(options: Options, first: Option<First>) -> Result<Self, Error> {
-        options.check()?;
-        let runtime = Handle::try_current().map_err(|_| Error::no_runtime())?;
-        Ok(Self::start_on(runtime, options, first))
-    }
-
-    /// An agent on the runtime of this one, from whatever thread.
-    pub(crate) fn start_beside(&self, options: Options, first: First) -> Result<Self, Error> {
-        options.check()?;
-        let runtime = self.shared.runtime.of_agent();
-        let _context = runtime.enter();
-        Ok(Self::start_on(runtime.clone(), options, Some(first)))
-    }
-
-    fn start_on(runtime: Handle, options: Options, first: Option<First>) -> Self {
-        let options = Arc::new(options);
-        let counters = Arc::new(Counters::default());
-        let allowance = Arc::new(Allowance::new(options.max_queued, options.max_queued_bytes));
-        let siblings = Arc::default();
-        let beside = Box::new(Beside::of(&siblings));
-        let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first, beside);
-        runtime.spawn(actor.run());
-        let (requests, nonce) = (AtomicU64::new(0), crate::random::rng().u64(..));
-        let runtime = Runtime::new(runtime);
-        Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, siblings, runtime, nonce }) }
-    }
-
     /// Publishes a message.
     ///
     /// Awaited, it returns when the message is written to the socket (QoS 0), acknowledged by PUBACK (QoS 1, the
@@ -478,53 +388,6 @@ impl Agent {
     /// ([`Acks`](crate::Acks)) included.
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot().and(self.shared.siblings.stats())
-    }
-
-    /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Subscriptions that
-    /// acknowledge late ([`Acks`](crate::Acks)) get no more messages, and may finish and acknowledge those that they have.
-    /// Returns what was not finished; the callers of that got their errors. Without a connection it waits for one, within
-    /// the same time.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping this does not stop the end, once it was polled.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the agent had ended before.
-    pub async fn drain(&self, timeout: Duration) -> Result<Unfinished, Error> {
-        self.end(Some(deadline_after(timeout))).await
-    }
-
-    /// Disconnects now: everything that waits gets an error, then the broker a DISCONNECT. Closing twice is no error.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping this does not stop the end, once it was polled.
-    pub async fn close(&self) {
-        // Only an agent that has ended answers with an error.
-        let _ = self.end(None).await;
-    }
-
-    async fn end(&self, drain_until: Option<Instant>) -> Result<Unfinished, Error> {
-        // All are told before the first is waited for: that may be as long as a caller cares to.
-        let others: Vec<_> = self.shared.siblings.close().iter().map(|agent| agent.begin_end(drain_until)).collect();
-        let own = self.begin_end(drain_until);
-        let mut unfinished = own.await.unwrap_or_else(|_| Err(Error::closed()));
-        for other in others {
-            // One that had ended before left nothing unfinished.
-            if let Ok(Ok(more)) = other.await {
-                unfinished = unfinished.map(|unfinished| unfinished.and(more));
-            }
-        }
-        unfinished
-    }
-
-    fn begin_end(&self, drain_until: Option<Instant>) -> oneshot::Receiver<Result<Unfinished, Error>> {
-        let (reply, answer) = Reply::channel();
-        // Not sent, it answers "closed".
-        let _ = self.shared.lanes.notices.send(Notice::Close(Close { drain_until, reply }));
-        answer
     }
 
     pub(crate) fn options(&self) -> &Options {
