@@ -19,7 +19,7 @@ use crate::command::{
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::rpc::{Correlation, Key};
-use crate::session::Session;
+use crate::session::{Session, KEPT};
 use crate::subscribe::Retained;
 use crate::terms::Terms;
 use crate::wire::peer::{decode_client_packet, Sent};
@@ -705,9 +705,6 @@ impl World {
         }
     }
 }
-
-/// What may be left over where only a few are live.
-const KEPT: usize = 1024;
 
 fn answered<T>(answer: &mut Answer<T>) -> Option<Result<T, Error>> {
     match answer.try_recv() {

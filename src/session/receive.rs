@@ -5,6 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use tokio::time::Instant;
 
 use super::holds::Holds;
+use super::room::Room;
 use super::Session;
 use crate::command::{Hold, HoldId, Settled};
 use crate::telemetry::TARGET;
@@ -42,9 +43,6 @@ enum Arrival {
 
 /// More acknowledgements than this are only waiting when the peer does not read.
 const MAX_ACKS: usize = 16_384;
-
-/// Above this many places, an empty table gives its memory back.
-const KEPT: usize = 1024;
 
 impl Receiving {
     /// `capacity` is for a session that acknowledges late: how many messages it may hold.
@@ -89,9 +87,7 @@ impl Receiving {
 
     pub(super) fn handle_pubrel(&mut self, id: PacketId) {
         self.unreleased.remove(&id);
-        if self.unreleased.is_empty() && self.unreleased.capacity() > KEPT {
-            self.unreleased = HashSet::default();
-        }
+        self.unreleased.give_back();
         if let Some(holds) = &mut self.holds {
             holds.release(id);
         }
@@ -116,9 +112,7 @@ impl Receiving {
     /// Sends one acknowledgement. MQTT-4.6.0-2, -3, -4: in the order in which what they answer arrived.
     pub(super) fn transmit(&mut self, codec: &mut Codec, output: &mut Output) -> bool {
         let Some(ack) = self.acks.pop_front() else { return false };
-        if self.acks.is_empty() && self.acks.capacity() > KEPT {
-            self.acks = VecDeque::new();
-        }
+        self.acks.give_back();
         codec.encode(
             match ack {
                 Ack::PubAck(id) => Outbound::PubAck(id),
@@ -168,7 +162,7 @@ impl Receiving {
     pub(super) fn assert_empty(&self) {
         assert_eq!((self.unreleased.len(), self.acks.len()), (0, 0));
         self.holds.iter().for_each(Holds::assert_empty);
-        assert!(self.acks.capacity() <= KEPT && self.unreleased.capacity() <= 2 * KEPT);
+        assert!(!self.acks.is_spent() && !self.unreleased.is_spent());
     }
 }
 

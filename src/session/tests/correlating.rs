@@ -155,12 +155,8 @@ fn replies_survive_a_reconnect_and_what_was_not_sent_waits_for_the_filter_in_its
         } else {
             assert_eq!(bench.sent(), [subscribed(1, &[("r/+", QOS1)])]);
             bench.grant(1, &[QOS1]);
-            let order: Vec<_> = ["2", "3", "4"].into();
-            let sent = bench.sent().into_iter().map(|packet| match packet {
-                Sent::Publish { payload, .. } => String::from_utf8(payload.to_vec()).unwrap(),
-                other => panic!("{other:?}"),
-            });
-            assert_eq!(sent.collect::<Vec<_>>(), order);
+            let sent = bench.sent();
+            assert_eq!((payloads(&sent), sent.len()), (vec!["2".into(), "3".into(), "4".into()], 3));
         }
         for (call, id) in calls.iter_mut().zip(["1", "2", "3", "4"]) {
             reply(&mut bench, &format!("r/{id}"), id);
