@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::holds::Holds;
 use super::room::Room;
+use super::subscribe::Delivered;
 use super::Session;
 use crate::command::{Hold, HoldId, Settled};
 use crate::telemetry::TARGET;
@@ -79,6 +80,13 @@ impl Receiving {
     /// Whether a refusal may join a stream in which so many items wait.
     pub(super) fn may_report(&mut self, waiting: usize) -> bool {
         self.holds.as_mut().is_none_or(|holds| holds.may_report(waiting))
+    }
+
+    /// A message joined the stream.
+    fn note_handed(&mut self) {
+        if let Some(holds) = &mut self.holds {
+            holds.note_handed();
+        }
     }
 
     pub(super) fn release(&mut self, id: PacketId) {
@@ -181,10 +189,12 @@ impl Session {
         if let Arrival::Held(hold) = arrival {
             message = message.with_hold(Hold::new(hold, self.subscriptions.notices.clone()));
         }
-        if !self.deliver(&message, &subscriptions, now) {
-            self.counters.unclaimed().add(1);
+        let delivered = self.deliver(&message, &subscriptions, now);
+        self.counters.unclaimed().add(u64::from(delivered == Delivered::Unclaimed));
+        match delivered {
+            Delivered::Handed => self.receiving.note_handed(),
             // It must not keep back those that somebody wants.
-            message.ack();
+            Delivered::Unclaimed | Delivered::LeftForAnother => message.ack(),
         }
         self.establish_full();
     }

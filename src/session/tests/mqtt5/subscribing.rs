@@ -222,3 +222,26 @@ fn a_call_does_not_change_how_a_stream_is_subscribed() {
     assert_eq!(fails(&mut call), (ErrorKind::InvalidArgument, Outcome::NotSent));
     assert_eq!(bench.sent(), []);
 }
+
+#[test]
+fn a_copy_that_a_subscriber_leaves_for_another_is_acknowledged_and_keeps_nobody_back() {
+    let mut bench = Bench::with(|options| options.holding(8));
+    bench.connect(false);
+    let mut feed = bench.subscribe(&["a/#", "a/b"]);
+    bench.grant_all();
+    let mut feed = answered(&mut feed).unwrap();
+    bench.carried.clear();
+    let copy = |bench: &mut Bench, identifier: usize, id: PacketId| {
+        let (topic, subscriptions) = (Topic::new("a/b").unwrap(), vec![identifier]);
+        bench.receive(Inbound::Publish(Incoming { subscriptions, ..plain(topic, "x".into(), QOS1, id) }));
+    };
+    copy(&mut bench, 1, 7);
+    copy(&mut bench, 2, 8);
+    let mut message = feed.events.try_recv().unwrap().unwrap();
+    assert!(feed.events.try_recv().is_err());
+    message.take();
+    drop(message);
+    let mut acked = bench.sent();
+    acked.sort_by_key(|sent| format!("{sent:?}"));
+    assert_eq!(acked, [Sent::PubAck(7), Sent::PubAck(8)]);
+}
