@@ -310,7 +310,8 @@ impl Agent {
     /// What a handler returns is sent, also an error: on MQTT 5 with the user property `error` (and `error-code`), so
     /// that [`request`](Self::request) fails with [`ErrorKind::Remote`](crate::ErrorKind::Remote); its payload is the
     /// text, or what [`Serve::error_payload`] makes of it. A handler that panics answers so, one that is aborted too, and
-    /// the service goes on. A request that comes twice is handled once: answered again if the first was, else
+    /// the service goes on. So does one whose answer is larger than the broker takes, or has a property that does not fit
+    /// its field. A request that comes twice is handled once: answered again if the first was, else
     /// by the one answer that is on its way.
     ///
     /// ```no_run
@@ -339,8 +340,9 @@ impl Agent {
     /// # Errors
     ///
     /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter) for a pattern, and
-    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic) for a reply topic, that cannot be used; those of
-    /// [`subscribe`](Self::subscribe).
+    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic) for a reply topic, that cannot be used;
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for [`reply_to`](Serve::reply_to) beside
+    /// [`reply_by`](Serve::reply_by); those of [`subscribe`](Self::subscribe).
     pub fn serve<H, F, R>(&self, pattern: impl AsRef<str>, handler: H) -> Serve
     where
         H: Fn(IncomingRequest) -> F + Send + Sync + 'static,

@@ -99,15 +99,15 @@ impl Serve {
     }
 
     /// The topic of the answer, where the request has no response topic of MQTT 5: with the names of the pattern in
-    /// braces, such as `dev/{id}/rpc/res`. Without this and [`reply_by`](Self::reply_by) such a request is handled and
-    /// not answered.
+    /// braces, such as `dev/{id}/rpc/res`. Without this and [`reply_by`](Self::reply_by), of which a service may have one,
+    /// such a request is handled and not answered.
     pub fn reply_to(mut self, topic: impl Into<String>) -> Self {
         self.reply_to = Some(topic.into());
         self
     }
 
-    /// As [`reply_to`](Self::reply_to), read from the request, such as the `src` of a JSON-RPC frame. Where it finds
-    /// nothing, or no valid topic, the request is handled and not answered.
+    /// In place of [`reply_to`](Self::reply_to), read from the request, such as the `src` of a JSON-RPC frame. Where it
+    /// finds nothing, or no valid topic, the request is handled and not answered.
     pub fn reply_by<F>(mut self, topic: F) -> Self
     where
         F: Fn(&IncomingRequest) -> Option<String> + Send + Sync + 'static,
@@ -183,6 +183,9 @@ impl Serve {
         let pattern = Arc::new(self.pattern?);
         let mut setup = self.setup;
         if let Some(template) = &self.reply_to {
+            if !matches!(setup.reply_to, ReplyTo::Nowhere) {
+                return Err(Error::invalid_argument("a service has reply_to or reply_by, not both"));
+            }
             setup.reply_to = ReplyTo::Template(Template::new(template, &pattern)?);
         }
         let subscribe = Subscribe::new(self.agent.clone(), Ok(vec![pattern.filter().clone()]));
@@ -246,7 +249,7 @@ pub struct ServiceStats {
     pub expired: u64,
     /// Requests that were lost because too many waited.
     pub lost: u64,
-    /// Answers that could not be sent.
+    /// Answers that could not be sent, or not as they were.
     pub unsent: u64,
     /// Now: handlers that run, and answers that the broker does not have yet.
     pub running: u64,
@@ -258,7 +261,7 @@ impl Service {
     /// Takes no new requests, lets the handlers that run finish for at most `timeout`, and returns how many did not:
     /// these were aborted. What they, and the requests that waited for a handler, were asked is answered with an error.
     /// Where there is a connection, it also waits, within the same time, until the broker has confirmed that it sends no
-    /// more of them (UNSUBACK).
+    /// more of them (UNSUBACK). What comes until then is acknowledged and not handled: whoever asked hears nothing.
     ///
     /// # Cancel safety
     ///
