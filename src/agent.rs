@@ -195,8 +195,8 @@ impl Agent {
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with what came in [`Error::messages`];
-    /// [`ErrorKind::Lagged`](crate::ErrorKind::Lagged), with the same, if more came at once than `count` and the agent's
-    /// [`stream_capacity`](Options::stream_capacity);
+    /// [`ErrorKind::Lagged`](crate::ErrorKind::Lagged), with the same, if more came at once than there is room for:
+    /// for `count` up to 65,536, or the agent's [`stream_capacity`](Options::stream_capacity) where that is more;
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a count of 0; those of
     /// [`subscribe`](Self::subscribe).
     pub fn collect(&self, filters: impl IntoFilters, count: usize, timeout: Duration) -> Collect {
@@ -369,8 +369,9 @@ impl Agent {
         self.shared.lanes.state.borrow().is_connected()
     }
 
-    /// The state of the connection, to look at or to wait for a change of. The receiver does not keep the agent alive;
-    /// after the end it shows [`State::Closed`], and waiting for anything else is an error.
+    /// The state of the connection, to look at or to wait for a change of: the first that it tells of is one after this
+    /// call. The receiver does not keep the agent alive; after the end it shows [`State::Closed`], and waiting for anything
+    /// else is an error.
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) {
@@ -379,7 +380,9 @@ impl Agent {
     /// # }
     /// ```
     pub fn state(&self) -> watch::Receiver<State> {
-        self.shared.lanes.state.clone()
+        let mut state = self.shared.lanes.state.clone();
+        state.mark_unchanged();
+        state
     }
 
     pub(crate) fn state_now(&self) -> State {

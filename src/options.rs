@@ -26,7 +26,7 @@ mod url;
 
 pub(crate) use authentication::Authentication;
 pub use authentication::{Exchange, ExchangeFuture};
-pub(crate) use check::{check_capacity, fits_v31, MAX_CAPACITY};
+pub(crate) use check::{check_capacity, fits_v31};
 pub use last_will::LastWill;
 pub(crate) use login::Credentials;
 pub use login::Login;

@@ -114,10 +114,8 @@ impl BrokersState {
         for broker in &registry.brokers {
             let Some(agent) = &broker.agent else { continue };
             there.insert(broker.generation);
-            let mut state = agent.state();
+            let state = agent.state();
             if self.seen.insert(broker.generation) && !state.borrow().is_closed() {
-                // What it has been through before is no change.
-                state.mark_unchanged();
                 self.agents.insert(broker.generation, WatchStream::from_changes(state));
             }
         }

@@ -178,4 +178,4 @@ pub(crate) fn check_capacity(capacity: usize) -> Result<(), &'static str> {
     }
 }
 
-pub(crate) const MAX_CAPACITY: usize = 1 << 20;
+const MAX_CAPACITY: usize = 1 << 20;
