@@ -12,8 +12,9 @@ use tokio::sync::watch;
 
 use crate::actor::Lanes;
 use crate::allowance::{Allowance, Share};
+use crate::call::deadline_after;
 use crate::collect::Collect;
-use crate::command::{Command, Notice, RequestId};
+use crate::command::{Command, Notice, RequestId, Unfinished};
 use crate::options::Options;
 use crate::publish::Publish;
 use crate::request::{Request, RequestEach};
@@ -393,6 +394,32 @@ impl Agent {
     /// ([`Acks`](crate::Acks)) included.
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot().and(self.shared.siblings.stats())
+    }
+
+    /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Subscriptions that
+    /// acknowledge late ([`Acks`](crate::Acks)) get no more messages, and may finish and acknowledge those that they have.
+    /// Returns what was not finished; the callers of that got their errors. Without a connection it waits for one, within
+    /// the same time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this does not stop the end, once it was polled.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the agent had ended before.
+    pub async fn drain(&self, timeout: Duration) -> Result<Unfinished, Error> {
+        self.end(Some(deadline_after(timeout))).await
+    }
+
+    /// Disconnects now: everything that waits gets an error, then the broker a DISCONNECT. Closing twice is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this does not stop the end, once it was polled.
+    pub async fn close(&self) {
+        // Only an agent that has ended answers with an error.
+        let _ = self.end(None).await;
     }
 
     pub(crate) fn options(&self) -> &Options {
