@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -223,25 +225,47 @@ fn a_call_does_not_change_how_a_stream_is_subscribed() {
     assert_eq!(bench.sent(), []);
 }
 
-#[test]
-fn a_copy_that_a_subscriber_leaves_for_another_is_acknowledged_and_keeps_nobody_back() {
-    let mut bench = Bench::with(|options| options.holding(8));
-    bench.connect(false);
-    let mut feed = bench.subscribe(&["a/#", "a/b"]);
-    bench.grant_all();
-    let mut feed = answered(&mut feed).unwrap();
-    bench.carried.clear();
-    let copy = |bench: &mut Bench, identifier: usize, id: PacketId| {
-        let (topic, subscriptions) = (Topic::new("a/b").unwrap(), vec![identifier]);
-        bench.receive(Inbound::Publish(Incoming { subscriptions, ..plain(topic, "x".into(), QOS1, id) }));
-    };
-    copy(&mut bench, 1, 7);
-    copy(&mut bench, 2, 8);
-    let mut message = feed.events.try_recv().unwrap().unwrap();
-    assert!(feed.events.try_recv().is_err());
-    message.take();
-    drop(message);
-    let mut acked = bench.sent();
-    acked.sort_by_key(|sent| format!("{sent:?}"));
-    assert_eq!(acked, [Sent::PubAck(7), Sent::PubAck(8)]);
+proptest! {
+    /// The session of one that acknowledges late.
+    #[test]
+    fn of_the_copies_of_a_message_a_subscriber_takes_one_and_all_are_acknowledged_in_their_order(
+        filters in proptest::sample::subsequence(&["#", "+/b", "a/#", "a/+", "a/b"], 1..=5).prop_shuffle(),
+        messages in proptest::collection::vec((proptest::sample::select(&["a/b", "a/c", "c/b"]), any::<bool>()), 1..20),
+    ) {
+        let mut bench = Bench::with(|options| options.holding(128));
+        bench.connect(false);
+        let mut feed = bench.subscribe(&filters);
+        let asked: Vec<_> = bench.sent().into_iter().filter_map(|sent| match sent {
+            Sent::Subscribe(id, filters) => Some((id, filters)),
+            _ => None,
+        }).collect();
+        let mut identifiers = Vec::new();
+        for ((id, filters), carried) in asked.into_iter().zip(std::mem::take(&mut bench.carried)) {
+            bench.grant(id, &vec![QOS1; filters.len()]);
+            identifiers.extend(filters.into_iter().map(|(filter, _)| (Filter::new(filter).unwrap(), carried.identifier)));
+        }
+        let mut feed = answered(&mut feed).unwrap();
+        let (mut id, mut wanted) = (0, Vec::new());
+        for (n, (topic, backwards)) in messages.into_iter().enumerate() {
+            let mut copies: Vec<_> = identifiers.iter().filter(|(filter, _)| filter.matches(topic)).collect();
+            wanted.extend((!copies.is_empty()).then(|| n.to_string()));
+            if backwards {
+                copies.reverse();
+            }
+            for (_, identifier) in copies {
+                id += 1;
+                let subscriptions = vec![identifier.unwrap() as usize];
+                let plain = plain(Topic::new(topic).unwrap(), n.to_string().into(), QOS1, id);
+                bench.receive(Inbound::Publish(Incoming { subscriptions, ..plain }));
+            }
+        }
+        let mut taken = Vec::new();
+        while let Ok(event) = feed.events.try_recv() {
+            let mut message = event.unwrap();
+            message.take();
+            taken.push(message.text().unwrap().to_owned());
+        }
+        prop_assert_eq!(taken, wanted);
+        prop_assert_eq!(bench.sent(), (1..=id).map(Sent::PubAck).collect::<Vec<_>>());
+    }
 }
