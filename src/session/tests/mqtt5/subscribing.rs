@@ -254,7 +254,7 @@ proptest! {
             }
             for (_, identifier) in copies {
                 id += 1;
-                let subscriptions = vec![identifier.unwrap() as usize];
+                let subscriptions = vec![identifier.unwrap()];
                 let plain = plain(Topic::new(topic).unwrap(), n.to_string().into(), QOS1, id);
                 bench.receive(Inbound::Publish(Incoming { subscriptions, ..plain }));
             }
