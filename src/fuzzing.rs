@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn any_history_leaves_nothing_behind() {
-        let common = &[0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 14, 16, 18, 19, 0x40, 0x50, 0x62, 0xff];
+        let common = &[0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 14, 16, 18, 19, 20, 0x40, 0x50, 0x62, 0xff];
         for input in inputs(4_000, 400, common) {
             session(&input);
         }
@@ -83,6 +83,6 @@ mod tests {
     #[test]
     fn a_flood_of_what_wants_an_answer_stops_at_the_bound() {
         let flood = [MANY, 63, 9, 4, 255, 0x62, 2, 0, 1];
-        session(&[&[0; 8][..], &[14, 0], &flood, &flood].concat());
+        session(&[&[0; 9][..], &[14, 0], &flood, &flood].concat());
     }
 }

@@ -48,11 +48,15 @@ pub(super) struct World {
     max_packet_size: usize,
     max_in_flight: usize,
     max_queued: usize,
+    /// Messages are acknowledged when they are taken.
+    is_holding: bool,
     /// Whether the last connection finds the session.
     keeps_session: bool,
 }
 
 const ALIASES: u16 = 2;
+/// How many messages a session that acknowledges late may hold.
+const HOLDS: usize = 4;
 const TOPICS: [&str; 6] = ["a", "a/b", "b", "b/c", "$SYS/x", "/"];
 const QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 const STEPS: [Duration; 8] = [
@@ -79,7 +83,8 @@ impl World {
             .max_queued(input.pick(&[2, 500]))
             .max_queued_bytes(100_000)
             .max_filters_per_subscribe(input.pick(&[1, 2, 100]))
-            .max_packet_size(input.pick(&[256, LARGE]));
+            .max_packet_size(input.pick(&[256, LARGE]))
+            .holding(input.pick(&[None, None, Some(HOLDS)]));
         let (max_in_flight, max_queued) = (options.max_in_flight.into(), options.max_queued);
         let allowance = Arc::new(Allowance::new(max_queued, options.max_queued_bytes));
         Self {
@@ -102,6 +107,7 @@ impl World {
             max_packet_size: options.max_packet_size,
             max_in_flight,
             max_queued,
+            is_holding: options.holds.is_some(),
             keeps_session: input.byte() % 2 == 1,
         }
     }
@@ -110,7 +116,7 @@ impl World {
         if self.is_over {
             return;
         }
-        match step % 20 {
+        match step % 21 {
             0 | 1 => self.publish(input),
             2 | 3 => self.subscribe(input),
             4 | 5 => self.request(input),
@@ -142,6 +148,7 @@ impl World {
             // The clock moves and nobody looks: the process was stopped.
             17 => self.now += input.pick(&STEPS),
             18 => self.turn(),
+            19 => self.take_message(input),
             _ => match input.byte() {
                 0xff => self.write(usize::MAX),
                 0 => self.transmit(),

@@ -23,6 +23,8 @@ pub(crate) struct Held {
     pub(crate) due: usize,
     pub(crate) subscribers: usize,
     pub(crate) acks: usize,
+    /// Messages that are neither acknowledged nor given up.
+    pub(crate) holds: usize,
     pub(crate) deadlines: usize,
 }
 
@@ -37,6 +39,7 @@ impl Session {
             due: self.subscriptions.due.len(),
             subscribers: self.subscriptions.subscribers.len(),
             acks: self.receiving.waiting_acks(),
+            holds: self.receiving.held(),
             deadlines: self.deadlines.len(),
             ..Held::default()
         };

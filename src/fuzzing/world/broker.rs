@@ -18,6 +18,9 @@ impl World {
         self.input.extend_from_slice(bytes);
         self.session.handle_received(self.now);
         for _ in 0..PACKETS {
+            if !self.session.wants_read() {
+                break;
+            }
             match self.codec.decode(&mut self.input) {
                 Ok(None) => break,
                 Err(_) => return self.lose(),

@@ -135,6 +135,17 @@ impl World {
         }
     }
 
+    pub(super) fn take_message(&mut self, input: &mut Input<'_>) {
+        let which = usize::from(input.byte());
+        if self.feeds.is_empty() {
+            return;
+        }
+        let which = which % self.feeds.len();
+        if let Ok(Ok(mut message)) = self.feeds[which].events.try_recv() {
+            message.take();
+        }
+    }
+
     pub(super) fn close(&mut self, input: &mut Input<'_>) {
         let kind = input.byte();
         let until = self.now + input.pick(&STEPS);

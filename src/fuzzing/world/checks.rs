@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::broker::PACKETS;
 use super::callers::Waiting;
-use super::World;
+use super::{World, HOLDS};
 use crate::session::KEPT;
 
 /// Where reading stops, and what one more turn can add.
@@ -27,7 +27,7 @@ impl World {
             return;
         }
         let held = self.session.held();
-        assert!(held.acks <= MAX_ACKS, "{held:?}");
+        assert!(held.acks <= MAX_ACKS && held.holds <= HOLDS, "{held:?}");
         assert!(held.published + held.released <= self.max_in_flight, "{held:?}");
         assert!(held.requests == held.requests_by_id && held.filters == held.routed, "{held:?}");
         self.session.assert_covers();
@@ -58,7 +58,8 @@ impl World {
         self.turn();
         self.lose();
         self.check_idle();
-        self.connect(self.keeps_session);
+        // What nobody took is left to the broker, until it forgets the session.
+        self.connect(self.keeps_session && !self.is_holding);
         for id in std::mem::take(&mut self.unreleased) {
             self.receive(&[0x62, 2, (id >> 8) as u8, id as u8]);
             self.settle();
