@@ -504,5 +504,7 @@ fn refuse(reason: &Reason) -> Result<Delivery, Error> {
 }
 
 fn too_late() -> Error {
-    Error::timeout("the message could not be sent before its deadline")
+    Error::timeout(
+        "the message could not be sent before its deadline: is there a connection, and does the broker keep up?",
+    )
 }
