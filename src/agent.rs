@@ -189,8 +189,8 @@ impl Agent {
     /// broker does not take), [`TooLarge`](crate::ErrorKind::TooLarge),
     /// [`PublishRefused`](crate::ErrorKind::PublishRefused), [`Timeout`](crate::ErrorKind::Timeout),
     /// [`Offline`](crate::ErrorKind::Offline), [`QueueFull`](crate::ErrorKind::QueueFull) (only with
-    /// [`Offline::Queue`](crate::Offline::Queue)), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before it
-    /// was written), [`Closed`](crate::ErrorKind::Closed).
+    /// [`Offline::Queue`](crate::Offline::Queue)), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before or
+    /// while it was written), [`Closed`](crate::ErrorKind::Closed).
     pub fn publish<T>(&self, topic: T, payload: impl Into<Bytes>) -> Publish
     where
         T: TryInto<Topic>,
@@ -202,6 +202,13 @@ impl Agent {
     /// Hands a QoS 0 message over without waiting for anything: returns when it is queued, and nobody hears of its
     /// outcome. [`Publish::try_send`] does the same with other settings. Without a connection it stays queued for the
     /// next one.
+    ///
+    /// ```no_run
+    /// # fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// agent.try_publish("metrics/requests", "1")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -229,6 +236,19 @@ impl Agent {
     /// must lose nothing. `$share/<group>/<filter>` spreads the messages of a filter over all members of the group, each
     /// to one: the way to have many machines work on what is too much for one. The members are agents; subscribers to
     /// it within one agent are one member, and each of them gets what that member gets.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// let mut readings = agent.subscribe(["sensors/+/temp", "sensors/+/humidity"]).await?;
+    /// while let Some(item) = readings.recv().await {
+    ///     match item {
+    ///         Ok(reading) => println!("{}: {}", reading.topic(), reading.text().unwrap_or("not text")),
+    ///         Err(gap) => eprintln!("{gap}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Filters that match the same messages
     ///
@@ -330,7 +350,8 @@ impl Agent {
     /// [`reply_to`](Request::reply_to) before MQTT 5, or [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
     /// where only the connection showed the version; [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
     /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter), [`TooLarge`](crate::ErrorKind::TooLarge),
-    /// [`Offline`](crate::ErrorKind::Offline), [`Closed`](crate::ErrorKind::Closed).
+    /// [`Offline`](crate::ErrorKind::Offline), [`Connection`](crate::ErrorKind::Connection) (at QoS 0, lost before or
+    /// while it was written), [`Closed`](crate::ErrorKind::Closed).
     pub fn request<T>(&self, topic: T, payload: impl Into<Bytes>) -> Request
     where
         T: TryInto<Topic>,
@@ -442,6 +463,17 @@ impl Agent {
 
     /// A number that this agent gives out once: to tell calls apart where their convention has a number for that, as
     /// with [`Correlation::topic`](crate::rpc::Correlation::topic). It is below 2^53, so that JSON can carry it.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use mqtt_agent::rpc::Correlation;
+    ///
+    /// let id = agent.next_id();
+    /// let call = agent.request(format!("v1/rpc/request/{id}"), "ping").reply_to("v1/rpc/response/+");
+    /// let pong = call.correlation(Correlation::topic(id.to_string())).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn next_id(&self) -> u64 {
         self.next_request().0
     }
@@ -452,7 +484,8 @@ impl Agent {
         format!("{:016x}", self.shared.nonce)
     }
 
-    /// Whether there is a connection now.
+    /// Whether there is a connection now: for a readiness probe. A call need not ask: it does what its
+    /// [`offline`](Publish::offline) says.
     pub fn is_connected(&self) -> bool {
         self.shared.lanes.state.borrow().is_connected()
     }
@@ -475,7 +508,7 @@ impl Agent {
     }
 
     /// What the agent has done and holds, the sessions of its subscriptions that acknowledge late
-    /// ([`Acks`](crate::Acks)) included.
+    /// ([`Acks`](crate::Acks)) included. Returns at once, and costs the agent's task nothing.
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot().and(self.shared.siblings.stats())
     }

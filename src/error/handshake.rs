@@ -3,6 +3,17 @@
 use std::fmt;
 
 /// Why there is no TLS connection. Its text says what to do.
+///
+/// ```no_run
+/// # async fn example() {
+/// use mqtt_agent::{Agent, ErrorKind, TlsFailure};
+///
+/// match Agent::connect("mqtts://localhost").await {
+///     Err(error) if error.kind() == ErrorKind::Tls(TlsFailure::Expired) => eprintln!("call who renews it: {error}"),
+///     _ => {}
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsFailure {
