@@ -246,6 +246,7 @@ mod pages {
         testing "../docs/manual/testing.md",
         observability "../docs/manual/observability.md",
         tuning "../docs/manual/tuning.md",
+        cookbook "../docs/manual/cookbook.md",
         paho_python "../docs/migrating/paho-python.md",
         event_loop "../docs/migrating/event-loop.md",
         mqtt_async_client "../docs/migrating/mqtt-async-client.md",
