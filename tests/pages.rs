@@ -1,4 +1,5 @@
-//! The pages lead somewhere: each link to a file, and each to a heading, is there; what has Rust in it is compiled.
+//! The pages lead somewhere: each link to a file, and each to a heading, is there; what has Rust in it is compiled; the
+//! list of files is that of the files there are.
 
 #![allow(clippy::unwrap_used)]
 
@@ -63,6 +64,22 @@ fn the_tests_that_the_manual_shows_are_run() {
     assert!(page.contains(&format!("```rust,no_run\n{run}```\n")), "tests/it/manual.rs is not what the page shows");
 }
 
+#[test]
+fn the_list_of_files_has_those_that_are_there_and_no_others() {
+    let page = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let named: Vec<&str> = page.split('`').filter(|text| text.ends_with(".rs") || text.ends_with('/')).collect();
+    let files = sources(&root().join("src"));
+    for file in fs::read_dir(root().join("src")).unwrap() {
+        let stem = file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        let is_named = named.iter().any(|name| name.split(['.', '/']).next() == Some(&stem));
+        assert!(is_named, "src/{stem} is not in docs/architecture.md");
+    }
+    for name in named.iter().filter(|name| name.ends_with(".rs") && !name.contains('*')) {
+        let is_there = files.iter().any(|file| file.ends_with(name)) || root().join(name).exists();
+        assert!(is_there, "there is no {name}, which docs/architecture.md names");
+    }
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -74,6 +91,12 @@ fn pages() -> Vec<PathBuf> {
         files.map(|file| file.unwrap().path()).filter(|path| path.extension() == Some("md".as_ref())).collect();
     assert!(pages.len() > 10);
     pages
+}
+
+/// All files in Rust below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
 /// The files that a user of the crate gets.
