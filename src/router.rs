@@ -3,11 +3,19 @@
 //! A filter has one path in the trie, so a topic reaches a node at most once, and goes on from it
 //! to two children at most: the one named like the level, and `+`. The work follows the topic's
 //! depth and the filters that fit it so far, whatever the number of the others.
+//!
+//! Levels at which no two filters part share an edge, so that most filters need one node besides
+//! those they share: among many, a node that is not in the cache costs more than all else here.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::mem;
+use std::num::NonZero;
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+use smol_str::SmolStr;
 
 use crate::topic::Filter;
 
@@ -42,17 +50,18 @@ impl<V> Router<V> {
 
     /// Takes out the value of `filter`, and the nodes that only this filter needed.
     pub(crate) fn remove(&mut self, filter: &Filter) -> Option<V> {
-        let (mut node, mut path) = (ROOT, vec![ROOT]);
-        for level in filter.levels() {
-            node = self.node(node).child(level)?;
-            path.push(node);
+        let (mut node, mut rest, mut path) = (ROOT, Some(filter.matched()), Vec::new());
+        while let Some(text) = rest {
+            let parent = node;
+            (node, rest) = self.node(parent).child(text)?;
+            path.push(Step { parent, level: first_level(text).0, child: node });
         }
         let at = self.node(node).position(filter)?;
         let entries = &mut self.node_mut(node).entries;
         let (_, value) = entries.swap_remove(at);
         entries.shrink_to_fit();
         self.len -= 1;
-        self.prune(&path, filter);
+        self.prune(&path);
         Some(value)
     }
 
@@ -83,24 +92,24 @@ impl<V> Router<V> {
                 node.plain_values().for_each(&mut visit);
                 continue;
             };
-            let (level, rest) = match rest.split_once('/') {
-                Some((level, rest)) => (level, Some(rest)),
-                None => (rest, None),
-            };
+            let (level, after) = first_level(rest);
             // [MQTT-4.7.2-1] again.
-            let sees = |name: &str| index != ROOT || !name.starts_with('$');
+            let sees = |label: &Label| index != ROOT || !label.as_str().starts_with('$');
+            let mut go_on = |label: &Label, child| waiting.extend(label.covered_by(rest).map(|rest| (child, rest)));
             match level {
-                "#" => {
-                    node.plain_values().for_each(&mut visit);
-                    node.named.for_each(|name, child| waiting.extend(sees(name).then_some((child, Some("#")))));
-                    waiting.extend(node.plus.map(|child| (child, Some("#"))));
-                    waiting.extend(node.hash.map(|child| (child, None)));
-                }
-                "+" => {
-                    node.named.for_each(|name, child| waiting.extend(sees(name).then_some((child, rest))));
-                    waiting.extend(node.plus.map(|child| (child, rest)));
-                }
-                name => waiting.extend(node.named.get(name).map(|child| (child, rest))),
+                "#" | "+" => node.named.for_each(|label, child| {
+                    if sees(label) {
+                        go_on(label, child);
+                    }
+                }),
+                name => node.named.get(name).into_iter().for_each(|(label, child)| go_on(label, child)),
+            }
+            if level == "#" {
+                node.plain_values().for_each(&mut visit);
+                waiting.extend(node.plus.map(|child| (child.get(), Some("#"))));
+                waiting.extend(node.hash.map(|child| (child.get(), None)));
+            } else if level == "+" {
+                waiting.extend(node.plus.map(|child| (child.get(), after)));
             }
         }
     }
@@ -117,7 +126,7 @@ impl<V> Router<V> {
             let sees = index != ROOT || !text.is_some_and(|text| text.starts_with('$'));
             // Before the end of the topic is looked at: '#' also matches its parent.
             if let Some(hash) = node.hash.filter(|_| sees) {
-                visit(self.node(hash));
+                visit(self.node(hash.get()));
             }
             let Some(rest) = rest else {
                 if is_whole {
@@ -126,9 +135,9 @@ impl<V> Router<V> {
                 next = waiting.pop();
                 continue;
             };
-            let (level, rest) = first_level(rest);
-            let named = node.named.get(level).map(|child| (child, rest));
-            let plus = node.plus.filter(|_| sees).map(|child| (child, rest));
+            let (level, after) = first_level(rest);
+            let named = node.named.get(level).and_then(|(label, child)| Some((child, label.pass(rest)?)));
+            let plus = node.plus.filter(|_| sees).map(|child| (child.get(), after));
             if let (Some(_), Some(plus)) = (named, plus) {
                 waiting.push(plus);
             }
@@ -142,7 +151,11 @@ impl<V> Router<V> {
     }
 
     fn find(&self, filter: &Filter) -> Option<u32> {
-        filter.levels().try_fold(ROOT, |node, level| self.node(node).child(level))
+        let (mut node, mut rest) = (ROOT, Some(filter.matched()));
+        while let Some(text) = rest {
+            (node, rest) = self.node(node).child(text)?;
+        }
+        Some(node)
     }
 
     #[cfg(any(fuzzing, test))]
@@ -152,15 +165,30 @@ impl<V> Router<V> {
 
     /// The node of `filter`, made if need be.
     fn make_path(&mut self, filter: &Filter) -> u32 {
-        let mut node = ROOT;
-        for level in filter.levels() {
-            node = self.node(node).child(level).unwrap_or_else(|| {
-                let child = self.make_node();
-                self.node_mut(node).attach(level, child);
-                child
-            });
+        let (mut node, mut rest) = (ROOT, Some(filter.matched()));
+        while let Some(text) = rest {
+            (node, rest) = self.make_step(node, text);
         }
         node
+    }
+
+    /// The first child on the way of `text` from `node`, made if need be, and what is left of the text there.
+    fn make_step<'t>(&mut self, node: u32, text: &'t str) -> (u32, Option<&'t str>) {
+        if let Some(step) = self.node(node).child(text) {
+            return step;
+        }
+        let child = self.make_node();
+        let edge = match self.node_mut(node).named.take(first_level(text).0) {
+            // They part within an edge: the new node is where.
+            Some((label, end)) => {
+                let shared = common_levels(label.as_str(), text);
+                self.node_mut(child).attach(&label.as_str()[shared + 1..], end);
+                &text[..shared]
+            }
+            None => first_edge(text),
+        };
+        self.node_mut(node).attach(edge, child);
+        (child, text.get(edge.len() + 1..))
     }
 
     fn make_node(&mut self) -> u32 {
@@ -171,8 +199,9 @@ impl<V> Router<V> {
         })
     }
 
-    /// Frees the nodes at the end of `path`, the way of `filter` from the root, that hold nothing.
-    fn prune(&mut self, path: &[u32], filter: &Filter) {
+    /// Frees the nodes at the end of `path`, which starts at the root, that hold nothing. Edges stay parted: whatever
+    /// parted them is likely to come again.
+    fn prune(&mut self, path: &[Step<'_>]) {
         if self.len == 0 {
             self.nodes.truncate(1);
             self.nodes[0] = Node::default();
@@ -180,12 +209,12 @@ impl<V> Router<V> {
             self.free = Vec::new();
             return;
         }
-        for (step, level) in path.windows(2).rev().zip(filter.levels().rev()) {
-            if !self.node(step[1]).is_unused() {
+        for step in path.iter().rev() {
+            if !self.node(step.child).is_unused() {
                 break;
             }
-            self.node_mut(step[0]).detach(level);
-            self.free.push(step[1]);
+            self.node_mut(step.parent).detach(step.level);
+            self.free.push(step.child);
         }
     }
 
@@ -198,36 +227,49 @@ impl<V> Router<V> {
     }
 }
 
-/// A level of one or more filters. 64 bytes, as much as a cache line: keep it so.
+/// One edge on the way of a filter.
+struct Step<'f> {
+    parent: u32,
+    /// The first of the edge.
+    level: &'f str,
+    child: u32,
+}
+
+/// Where filters end or part.
 #[derive(Debug)]
 struct Node<V> {
     named: Named,
-    plus: Option<u32>,
-    hash: Option<u32>,
+    plus: Option<NonZero<u32>>,
+    hash: Option<NonZero<u32>>,
     /// The filters that end here: one, unless some are shared.
-    entries: Vec<(Filter, V)>,
+    entries: SmallVec<[(Filter, V); 1]>,
 }
 
 impl<V> Default for Node<V> {
     fn default() -> Self {
-        Self { named: Named::None, plus: None, hash: None, entries: Vec::new() }
+        Self { named: Named::None, plus: None, hash: None, entries: SmallVec::new() }
     }
 }
 
 impl<V> Node<V> {
-    fn child(&self, level: &str) -> Option<u32> {
+    /// The child on the way of a filter with these levels, and those that are left there.
+    fn child<'t>(&self, levels: &'t str) -> Option<(u32, Option<&'t str>)> {
+        let (level, after) = first_level(levels);
         match level {
-            "+" => self.plus,
-            "#" => self.hash,
-            _ => self.named.get(level),
+            "+" => Some((self.plus?.get(), after)),
+            "#" => Some((self.hash?.get(), after)),
+            _ => {
+                let (label, child) = self.named.get(level)?;
+                Some((child, label.pass(levels)?))
+            }
         }
     }
 
-    fn attach(&mut self, level: &str, child: u32) {
-        match level {
-            "+" => self.plus = Some(child),
-            "#" => self.hash = Some(child),
-            _ => self.named.insert(level.into(), child),
+    fn attach(&mut self, edge: &str, child: u32) {
+        match edge {
+            "+" => self.plus = NonZero::new(child),
+            "#" => self.hash = NonZero::new(child),
+            _ => self.named.insert(Label(edge.into()), child),
         }
     }
 
@@ -235,7 +277,7 @@ impl<V> Node<V> {
         match level {
             "+" => self.plus = None,
             "#" => self.hash = None,
-            _ => self.named.remove(level),
+            _ => drop(self.named.take(level)),
         }
     }
 
@@ -252,10 +294,6 @@ impl<V> Node<V> {
     }
 
     fn push(&mut self, filter: Filter, value: V) -> usize {
-        if self.entries.is_empty() {
-            // A plain `push` makes room for four.
-            self.entries.reserve_exact(1);
-        }
         self.entries.push((filter, value));
         self.entries.len() - 1
     }
@@ -266,55 +304,121 @@ impl<V> Node<V> {
     }
 }
 
-/// The children that are not wildcards. Most nodes have one or none, and pay for no map.
+/// One or more levels without wildcards. The edges of a node differ in their first level, and are found by it.
+#[derive(Debug)]
+struct Label(SmolStr);
+
+impl Label {
+    fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn first(&self) -> &str {
+        first_level(&self.0).0
+    }
+
+    /// What `text` has behind these levels; None if it does not start with them.
+    fn pass<'t>(&self, text: &'t str) -> Option<Option<&'t str>> {
+        match text.strip_prefix(self.as_str())? {
+            "" => Some(None),
+            rest => rest.strip_prefix('/').map(Some),
+        }
+    }
+
+    /// What the filter `text` has behind the part that matches these levels; None if it does not match them.
+    fn covered_by<'t>(&self, text: &'t str) -> Option<Option<&'t str>> {
+        let mut rest = Some(text);
+        for level in self.0.split('/') {
+            let (wanted, after) = first_level(rest?);
+            match wanted {
+                "#" => return Some(rest),
+                "+" => {}
+                name if name == level => {}
+                _ => return None,
+            }
+            rest = after;
+        }
+        Some(rest)
+    }
+}
+
+impl Borrow<str> for Label {
+    fn borrow(&self) -> &str {
+        self.first()
+    }
+}
+
+impl Hash for Label {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.first().hash(state);
+    }
+}
+
+impl PartialEq for Label {
+    fn eq(&self, other: &Self) -> bool {
+        self.first() == other.first()
+    }
+}
+
+impl Eq for Label {}
+
+/// The edges that are not wildcards. Most nodes have one or none, and pay for no map.
 #[derive(Debug, Default)]
 enum Named {
     #[default]
     None,
-    One(Box<str>, u32),
+    One(Label, u32),
     #[expect(clippy::box_collection, reason = "keeps the nodes without a map small")]
-    Many(Box<HashMap<Box<str>, u32, RandomState>>),
+    Many(Box<HashMap<Label, u32, RandomState>>),
 }
 
 impl Named {
-    fn get(&self, level: &str) -> Option<u32> {
+    /// The only edge that may start with `level`: whether one that is alone does, its label tells.
+    fn get(&self, level: &str) -> Option<(&Label, u32)> {
         match self {
             Self::None => None,
-            Self::One(name, child) => (**name == *level).then_some(*child),
-            Self::Many(children) => children.get(level).copied(),
+            Self::One(label, child) => Some((label, *child)),
+            Self::Many(children) => children.get_key_value(level).map(|(label, child)| (label, *child)),
         }
     }
 
-    fn for_each(&self, mut visit: impl FnMut(&str, u32)) {
+    fn for_each(&self, mut visit: impl FnMut(&Label, u32)) {
         match self {
             Self::None => {}
-            Self::One(name, child) => visit(name, *child),
-            Self::Many(children) => children.iter().for_each(|(name, child)| visit(name, *child)),
+            Self::One(label, child) => visit(label, *child),
+            Self::Many(children) => children.iter().for_each(|(label, child)| visit(label, *child)),
         }
     }
 
-    fn insert(&mut self, level: Box<str>, child: u32) {
+    fn insert(&mut self, label: Label, child: u32) {
         *self = match mem::take(self) {
-            Self::None => Self::One(level, child),
-            Self::One(name, first) => Self::Many(Box::new(HashMap::from_iter([(name, first), (level, child)]))),
+            Self::None => Self::One(label, child),
+            Self::One(held, first) => Self::Many(Box::new(HashMap::from_iter([(held, first), (label, child)]))),
             Self::Many(mut children) => {
-                children.insert(level, child);
+                children.insert(label, child);
                 Self::Many(children)
             }
         };
     }
 
-    fn remove(&mut self, level: &str) {
-        if let Self::Many(children) = self {
-            children.remove(level);
-            if children.capacity() > 4 * children.len() {
-                children.shrink_to(2 * children.len());
+    fn take(&mut self, level: &str) -> Option<(Label, u32)> {
+        match mem::take(self) {
+            Self::One(label, child) if label.first() == level => Some((label, child)),
+            Self::Many(mut children) => {
+                let taken = children.remove_entry(level);
+                if children.capacity() > 4 * children.len() {
+                    children.shrink_to(2 * children.len());
+                }
+                if !children.is_empty() {
+                    *self = Self::Many(children);
+                }
+                taken
             }
-            if !children.is_empty() {
-                return;
+            other => {
+                *self = other;
+                None
             }
         }
-        *self = Self::None;
     }
 }
 
@@ -356,6 +460,25 @@ fn first_level(text: &str) -> (&str, Option<&str>) {
         Some(end) => (&text[..end], Some(&text[end + 1..])),
         None => (text, None),
     }
+}
+
+/// The levels that a new edge takes: all up to a wildcard, or that alone.
+fn first_edge(text: &str) -> &str {
+    match text.find(['+', '#']) {
+        Some(0) => first_level(text).0,
+        Some(wildcard) => &text[..wildcard - 1],
+        None => text,
+    }
+}
+
+/// The length of the levels that both start with.
+fn common_levels(a: &str, b: &str) -> usize {
+    let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let is_end = |text: &str| text.as_bytes().get(same).is_none_or(|byte| *byte == b'/');
+    if is_end(a) && is_end(b) {
+        return same;
+    }
+    a.as_bytes()[..same].iter().rposition(|byte| *byte == b'/').unwrap_or(0)
 }
 
 const ROOT: u32 = 0;

@@ -185,7 +185,8 @@ impl Filter {
         levels.next().is_none()
     }
 
-    fn matched(&self) -> &str {
+    /// The part that is matched: behind `$share/<group>/`.
+    pub(crate) fn matched(&self) -> &str {
         split_share(&self.0).map_or(&self.0, |(_, matched)| matched)
     }
 }

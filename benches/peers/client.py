@@ -10,9 +10,13 @@ import time
 NAME, (HOST, PORT) = sys.argv[1], sys.argv[2].split(":")
 PORT = int(PORT)
 TLS = ssl.create_default_context(cafile=sys.argv[3]) if len(sys.argv) > 3 else None
-AT_ONCE = 10_000
 FILTERS_AT_ONCE = 1_000
 KEEP_ALIVE = 900
+
+
+def at_once(qos):
+    """As many as the others have under way."""
+    return 500 if qos == 2 else 10_000
 
 
 def say(line):
@@ -110,8 +114,8 @@ class Paho:
         elif name == "publish":
             count, qos, size = numbers
             payload = b"x" * size
-            for first in range(0, count, AT_ONCE):
-                sent = [self.client.publish("bench/data", payload, qos) for _ in range(min(AT_ONCE, count - first))]
+            for first in range(0, count, at_once(qos)):
+                sent = [self.client.publish("bench/data", payload, qos) for _ in range(min(at_once(qos), count - first))]
                 if qos and self.polls:
                     while not all(one.is_published() for one in sent):
                         time.sleep(0.1)
@@ -207,9 +211,9 @@ class Aio:
             count, qos, size = numbers
             payload = b"x" * size
             if qos:
-                for first in range(0, count, AT_ONCE):
+                for first in range(0, count, at_once(qos)):
                     publish = lambda _: self.client.publish("bench/data", payload, qos)
-                    await asyncio.gather(*map(publish, range(min(AT_ONCE, count - first))))
+                    await asyncio.gather(*map(publish, range(min(at_once(qos), count - first))))
             else:
                 for _ in range(count):
                     await self.client.publish("bench/data", payload)

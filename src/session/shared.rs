@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
+use smallvec::SmallVec;
+
 use super::covers::Cover;
 use crate::command::{Reply, SubscriberKey, Wish};
 use crate::subscribe::Retained;
@@ -13,7 +15,8 @@ use crate::{Error, Filter, Message, QoS, ReasonCode};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) filter: Filter,
-    pub(super) links: Vec<Link>,
+    /// Most filters have one, and there may be a hundred thousand filters.
+    pub(super) links: SmallVec<[Link; 1]>,
     /// How many of the links are waiting, and how many ask for each QoS.
     pub(super) waiting: u32,
     wishes: [u32; 3],
@@ -113,10 +116,9 @@ impl Farewell {
 
 impl Shared {
     pub(super) fn new(filter: Filter) -> Self {
-        // Most filters have one subscriber, and there may be a hundred thousand filters.
         Self {
             filter,
-            links: Vec::with_capacity(1),
+            links: SmallVec::new(),
             waiting: 0,
             wishes: [0; 3],
             asked: None,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::runtime::Builder;
 
-use crate::clients::{agent, azure, event_loop, mqtt5, socket, typed, Client, Device};
+use crate::clients::{agent, azure, bare, event_loop, mqtt5, socket, typed, Client, Device};
 use crate::endpoint::Endpoint;
 use crate::heap;
 use crate::work::Work;
@@ -21,6 +21,7 @@ pub(crate) fn serve(name: &str, broker: &Endpoint) -> ! {
         "agent-311" => run::<agent::OnV311>(broker),
         "agent-5" => run::<agent::OnV5>(broker),
         "socket" => run::<socket::Socket>(broker),
+        "bare" => run::<bare::Bare>(broker),
         "event-loop" => run::<event_loop::Loop>(broker),
         "azure" => run::<azure::Azure>(broker),
         "mqtt5" => run::<mqtt5::Mqtt5>(broker),

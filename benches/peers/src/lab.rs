@@ -28,9 +28,19 @@ pub(crate) struct Results {
     pub(crate) settings: Vec<Setting>,
 }
 
+/// How much is measured.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Whole,
+    /// Everything, once and with less work.
+    Quick,
+    /// The items with these names.
+    Only(Vec<String>),
+}
+
 pub(crate) struct Lab {
     core: Option<usize>,
-    quick: bool,
+    scope: Scope,
     started: Instant,
 }
 
@@ -43,13 +53,26 @@ const ONCE: Duration = Duration::from_secs(3);
 const ITEM: Duration = Duration::from_secs(12);
 
 impl Lab {
-    pub(crate) fn new(core: Option<usize>, quick: bool) -> Self {
-        Self { core, quick, started: Instant::now() }
+    pub(crate) fn new(core: Option<usize>, scope: Scope) -> Self {
+        Self { core, scope, started: Instant::now() }
+    }
+
+    fn is_quick(&self) -> bool {
+        self.scope == Scope::Quick
+    }
+
+    fn has(&self, item: &Item) -> bool {
+        match &self.scope {
+            Scope::Only(names) => names.iter().any(|name| name == item.key),
+            _ => true,
+        }
     }
 
     pub(crate) fn run(&self) -> Results {
         let mut results = Results::default();
-        self.count(&Broker::null(self.core, None), &mut results);
+        if !matches!(self.scope, Scope::Only(_)) {
+            self.count(&Broker::null(self.core, None), &mut results);
+        }
         let identity = Identity::new();
         for setting in Setting::ALL {
             let start = |name: &str| Broker::start(setting, self.core, &identity, name);
@@ -86,7 +109,7 @@ impl Lab {
                 }
             }
         }
-        for item in ITEMS.iter().filter(|item| item.over_tls || !setting.is_tls()) {
+        for item in ITEMS.iter().filter(|item| self.has(item) && (item.over_tls || !setting.is_tls())) {
             self.progress(&format!("{}: {}", setting.name(), item.key));
             self.time_item(setting, item, &mut clients, results);
         }
@@ -108,7 +131,7 @@ impl Lab {
     ) {
         let start = Instant::now();
         let hurries = self.started.elapsed() > HURRY;
-        let rounds = if self.quick || hurries { 1 } else { ROUNDS };
+        let rounds = if self.is_quick() || hurries { 1 } else { ROUNDS };
         let slow = clients.iter().map(|(contender, _)| contender).filter(|contender| contender.is_python);
         let mut left_out: Vec<_> = slow.filter(|_| hurries).map(|contender| contender.name).collect();
         if hurries {
@@ -127,7 +150,7 @@ impl Lab {
                 if item.held > 0 && round == 0 {
                     answer = process.perform(Work::Hold { filters: item.held });
                 }
-                let by = contender.slower * setting.slower() * if self.quick { 10 } else { 1 };
+                let by = contender.slower * setting.slower() * if self.is_quick() { 10 } else { 1 };
                 if let Answer::Done(_) = answer {
                     answer = process.perform(item.work.divided(by));
                 }
@@ -173,7 +196,7 @@ impl Lab {
                 }
                 process.finish();
             }
-            if !has_valgrind || self.quick {
+            if !has_valgrind || self.is_quick() {
                 continue;
             }
             let Some(base) = instructions(&command, &[]) else { continue };

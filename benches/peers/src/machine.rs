@@ -21,9 +21,16 @@ pub(crate) fn describe() -> String {
         Some(line.split_once(':')?.1.trim().to_owned())
     });
     let cores = available_on_machine();
-    let kernel = first_line("uname", &["-sr"]).unwrap_or_default();
+    let kernel = kernel();
     let rust = first_line("rustc", &["--version"]).unwrap_or_default();
     format!("{}, {cores} cores; {kernel}; {rust}", processor.unwrap_or_else(|| "an unknown processor".to_owned()))
+}
+
+/// Major and minor: what comes behind names a build, of which nobody else knows.
+fn kernel() -> String {
+    let Some(name) = first_line("uname", &["-sr"]) else { return String::new() };
+    let end = name.match_indices('.').nth(1).map_or(name.len(), |(at, _)| at);
+    name[..end].to_owned()
 }
 
 /// Not those that this process was given: it leaves one to the broker.

@@ -31,38 +31,48 @@ use std::process::exit;
 use std::time::Instant;
 
 use endpoint::Endpoint;
+use lab::{Lab, Scope};
 
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["client", name, ref broker @ ..] => child::serve(name, &Endpoint::parse(broker).expect("an endpoint")),
-        [] | ["--quick"] => {
-            let started = Instant::now();
-            let quick = !arguments.is_empty();
-            let core = cores::reserve_last();
-            let results = lab::Lab::new(core, quick).run();
-            // A fast look must not take the place of what was measured with care.
-            let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-            let docs = if quick { root.join("target/quick") } else { root.join("../../docs") };
-            report::write(&results, &docs, started.elapsed().as_secs()).expect("the pages can be written");
-            eprintln!("written: {}", docs.join("benchmarks.md").display());
-        }
-        ["--help" | "-h"] => print!("{HELP}"),
+        [] => measure(Scope::Whole),
+        ["--quick"] => measure(Scope::Quick),
+        ["--only", items] => measure(Scope::Only(items.split(',').map(str::to_owned).collect())),
+        ["--help" | "-h"] => print!("{}", help()),
         _ => {
-            eprint!("{HELP}");
+            eprint!("{}", help());
             exit(2);
         }
     }
 }
 
+fn measure(scope: Scope) {
+    let started = Instant::now();
+    let core = cores::reserve_last();
+    // A fast look must not take the place of what was measured with care.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = root.join(if scope == Scope::Whole { "../../docs" } else { "target/quick" });
+    let results = Lab::new(core, scope).run();
+    report::write(&results, &docs, started.elapsed().as_secs()).expect("the pages can be written");
+    eprintln!("written: {}", docs.join("benchmarks.md").display());
+}
+
+fn help() -> String {
+    let items: Vec<_> = plan::ITEMS.iter().map(|item| item.key).collect();
+    format!("{HELP}\nITEM is one of {}.\n", items.join(", "))
+}
+
 const HELP: &str = "\
 Does the same work through this crate and through other MQTT clients, and writes what it measured.
 
-usage: peers [--quick]
+usage: peers [--quick | --only ITEM,ITEM...]
 
   (none)     writes docs/benchmarks.md, its charts, and the figures in docs/scaling.md: ten minutes on a quiet machine
   --quick    one round of less work and no instructions: a minute or two, to see that all of it runs; the pages go to
              benches/peers/target/quick
+  --only     these items alone, with all rounds; the pages go there too
   --help     this text
 
 Takes part where it is installed: mosquitto; Python with paho-mqtt and aiomqtt; valgrind, which counts instructions;

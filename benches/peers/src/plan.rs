@@ -19,10 +19,15 @@ const fn python(name: &'static str, label: &'static str, slower: usize) -> Conte
     Contender { name, label, slower, is_python: true }
 }
 
-pub(crate) const CONTENDERS: [Contender; 10] = [
+pub(crate) fn contender(name: &str) -> &'static Contender {
+    CONTENDERS.iter().find(|contender| contender.name == name).expect("a name of the list")
+}
+
+pub(crate) const CONTENDERS: [Contender; 11] = [
     rust("agent-311", "mqtt-agent, 3.1.1", 1),
     rust("agent-5", "mqtt-agent, 5", 1),
     rust("socket", "blocking socket, no client", 1),
+    rust("bare", "Tokio task, no client", 1),
     rust("event-loop", "rumqttc EventLoop + own table", 1),
     rust("azure", "azure_iot_operations_mqtt", 4),
     rust("mqtt5", "mqtt5", 8),

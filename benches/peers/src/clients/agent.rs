@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use mqtt_agent::{Agent, QoS, Retained, Subscription, Version};
 
-use super::{all, Client, Device, Streams, AT_ONCE, KEEP_ALIVE};
+use super::{all, at_once, Client, Device, Streams, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 
 pub(crate) struct OnV311(Inner);
@@ -44,9 +44,10 @@ impl Inner {
     }
 
     async fn publish(&self, count: usize, qos: u8, payload: Bytes) -> bool {
+        let at_once = at_once(qos);
         let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][usize::from(qos)];
-        for first in (0..count).step_by(AT_ONCE) {
-            let publishes = (first..count.min(first + AT_ONCE))
+        for first in (0..count).step_by(at_once) {
+            let publishes = (first..count.min(first + at_once))
                 .map(|_| self.agent.publish("bench/data", payload.clone()).qos(qos).into_future());
             for outcome in all(publishes).await {
                 outcome.expect("the broker acknowledges");

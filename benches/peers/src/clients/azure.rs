@@ -12,7 +12,7 @@ use azure_iot_operations_mqtt::session::{Session, SessionManagedClient, SessionO
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{all, Client, Device, Streams, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
+use super::{all, at_once, Client, Device, Streams, FILTERS_AT_ONCE, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 
 pub(crate) struct Azure {
@@ -90,8 +90,9 @@ impl Client for Azure {
             return false;
         }
         let topic = TopicName::new("bench/data").expect("a valid topic");
-        for first in (0..count).step_by(AT_ONCE) {
-            all((first..count.min(first + AT_ONCE)).map(|_| async {
+        let at_once = at_once(qos);
+        for first in (0..count).step_by(at_once) {
+            all((first..count.min(first + at_once)).map(|_| async {
                 let (topic, payload, properties) = (topic.clone(), payload.clone(), PublishProperties::default());
                 if qos == 0 {
                     let sent = self.client.publish_qos0(topic, false, payload, properties).await;

@@ -10,7 +10,7 @@ use rumqttc::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{all, Client, Device, Streams, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
+use super::{all, at_once, Client, Device, Streams, FILTERS_AT_ONCE, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 use crate::tls::client_config;
 
@@ -105,9 +105,10 @@ impl Client for Loop {
             }
             return true;
         }
+        let at_once = at_once(qos);
         let qos = if qos == 1 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
-        for first in (0..count).step_by(AT_ONCE) {
-            let acked = (first..count.min(first + AT_ONCE)).map(|_| self.publish_acked(qos, &payload));
+        for first in (0..count).step_by(at_once) {
+            let acked = (first..count.min(first + at_once)).map(|_| self.publish_acked(qos, &payload));
             for ack in all(acked).await {
                 ack.expect("the loop runs");
             }

@@ -12,13 +12,22 @@ use crate::endpoint::Endpoint;
 
 pub(crate) mod agent;
 pub(crate) mod azure;
+pub(crate) mod bare;
 pub(crate) mod event_loop;
 pub(crate) mod mqtt5;
 pub(crate) mod socket;
 pub(crate) mod typed;
 
-/// No client has more than this under way at once.
-pub(crate) const AT_ONCE: usize = 10_000;
+/// No client has more publishes under way at once. mosquitto looks through all messages of QoS 2 in flight for each packet
+/// about one: with many, that search would be measured.
+pub(crate) fn at_once(qos: u8) -> usize {
+    if qos == 2 {
+        500
+    } else {
+        10_000
+    }
+}
+
 /// Where many filters are subscribed, so many in a packet or at once.
 pub(crate) const FILTERS_AT_ONCE: usize = 1_000;
 /// Longer than any run: nothing is asked for a sign of life while it is measured.

@@ -10,7 +10,7 @@ use mqtt5::transport::tls::TlsConfig;
 use mqtt5::{ConnectOptions, MqttClient, QoS};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{all, Client, Device, Streams, AT_ONCE, FILTERS_AT_ONCE, KEEP_ALIVE};
+use super::{all, at_once, Client, Device, Streams, FILTERS_AT_ONCE, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 
 pub(crate) struct Mqtt5 {
@@ -56,9 +56,10 @@ impl Client for Mqtt5 {
     }
 
     async fn publish(&self, count: usize, qos: u8, payload: Bytes) -> bool {
-        for first in (0..count).step_by(AT_ONCE) {
+        let at_once = at_once(qos);
+        for first in (0..count).step_by(at_once) {
             let publish = |_| self.client.publish_qos("bench/data", payload.clone(), QoS::from(qos));
-            for outcome in all((first..count.min(first + AT_ONCE)).map(publish)).await {
+            for outcome in all((first..count.min(first + at_once)).map(publish)).await {
                 outcome.expect("the broker acknowledges");
             }
         }

@@ -18,6 +18,10 @@ trait Line: Read + Write + Send {}
 
 impl<L: Read + Write + Send> Line for L {}
 
+/// Protocol level 4, clean session, no keep alive, client id "floor".
+pub(super) const CONNECT: &[u8] = b"\x10\x11\0\x04MQTT\x04\x02\0\0\0\x05floor";
+/// To "dev/0/rpc/res", at QoS 0.
+pub(super) const SUBSCRIBE: &[u8] = b"\x82\x12\0\x01\0\x0Ddev/0/rpc/res\0";
 const BATCH: usize = 64 * 1024;
 
 impl Client for Socket {
@@ -32,11 +36,9 @@ impl Client for Socket {
             }
             None => Box::new(socket),
         };
-        // Protocol level 4, clean session, no keep alive, client id "floor".
-        socket.write_all(b"\x10\x11\0\x04MQTT\x04\x02\0\0\0\x05floor").expect("CONNECT");
+        socket.write_all(CONNECT).expect("CONNECT");
         socket.read_exact(&mut [0; 4]).expect("CONNACK");
-        // "dev/0/rpc/res", at QoS 0.
-        socket.write_all(b"\x82\x12\0\x01\0\x0Ddev/0/rpc/res\0").expect("SUBSCRIBE");
+        socket.write_all(SUBSCRIBE).expect("SUBSCRIBE");
         socket.read_exact(&mut [0; 5]).expect("SUBACK");
         Self(Mutex::new(socket))
     }
@@ -73,7 +75,7 @@ impl Client for Socket {
     }
 }
 
-fn publish(topic: &str, payload: &[u8]) -> Vec<u8> {
+pub(super) fn publish(topic: &str, payload: &[u8]) -> Vec<u8> {
     let mut length = 2 + topic.len() + payload.len();
     let mut packet = vec![0x30];
     while length >= 0x80 {
