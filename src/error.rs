@@ -143,6 +143,18 @@ pub enum ErrorKind {
 
 /// The broker's reason for refusing a connection: the CONNACK return code (MQTT 3.1.1, table 3.1; MQTT 5, section
 /// 3.2.2.2). The more common ones have a name; [`Error::reason_code`] has them all.
+///
+/// ```no_run
+/// # async fn example() {
+/// use mqtt_agent::{Agent, ErrorKind, Refusal};
+///
+/// match Agent::connect("mqtt://user:secret@localhost").await.map_err(|error| error.kind()) {
+///     Err(ErrorKind::Refused(Refusal::BadUserNameOrPassword | Refusal::NotAuthorized)) => eprintln!("who are you?"),
+///     Err(kind) => eprintln!("{kind:?}"),
+///     Ok(_agent) => {}
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
