@@ -407,9 +407,9 @@ impl Agent {
     /// where [`Serve::reply_to`] says.
     ///
     /// A pattern is a filter in which levels may have names: `dev/{id}/rpc` subscribes `dev/+/rpc`, and
-    /// [`IncomingRequest::param`](crate::IncomingRequest::param) has the `id`; `{rest#}` as the last level takes all that
-    /// follows. With `$share/<group>/…` each request goes to one of the services of the group. What the broker retains is
-    /// no request.
+    /// [`IncomingRequest::param`](crate::IncomingRequest::param) has the `id`; `{rest#}` as the last level takes all
+    /// that follows. With `$share/<group>/…` each request goes to one of the services of the group. What the broker
+    /// retains is no request.
     ///
     /// Awaited, it returns when the broker has confirmed the filter (SUBACK). Requests are then handled in tasks of their
     /// own on this Tokio runtime (the agent's, outside of one), [`concurrency`](Serve::concurrency) at a time; a request

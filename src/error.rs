@@ -107,8 +107,8 @@ pub enum ErrorKind {
     /// There is no connection now, and the call was told not to wait for one.
     Offline,
     /// The agent holds as many messages that were handed over as it may (see
-    /// [`Options::max_queued`](crate::Options::max_queued)); this one was not taken. Later there is room again; a publish
-    /// that is awaited needs none.
+    /// [`Options::max_queued`](crate::Options::max_queued)); this one was not taken. Later there is room again; a
+    /// publish that is awaited needs none.
     QueueFull,
     /// The broker could not be reached, or the connection to it broke: as the reason in the
     /// [`State`](crate::State), and as the error of what is not sent again, a message at QoS 0.

@@ -11,8 +11,8 @@ use crate::properties::Properties;
 use crate::wire::Incoming;
 use crate::{Error, Topic};
 
-/// How hard the protocol tries to deliver a message (MQTT 3.1.1, section 4.3). It counts for each hop: to the broker, and
-/// from the broker to each subscriber.
+/// How hard the protocol tries to deliver a message (MQTT 3.1.1, section 4.3). It counts for each hop: to the broker,
+/// and from the broker to each subscriber.
 ///
 /// ```no_run
 /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {

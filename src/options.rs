@@ -169,10 +169,10 @@ impl Options {
         self
     }
 
-    /// The client identifier, of at most 65,535 bytes; MQTT 3.1 allows 1 to 23 characters. A broker throws out the client
-    /// that is connected under an identifier when another comes with it (MQTT-3.1.4-2). Default: 23 random letters and
-    /// digits, fresh for each agent, so that two processes never push each other out. Fix it to resume a session in a new
-    /// process, with [`clean_session(false)`](Self::clean_session).
+    /// The client identifier, of at most 65,535 bytes; MQTT 3.1 allows 1 to 23 characters. A broker throws out the
+    /// client that is connected under an identifier when another comes with it (MQTT-3.1.4-2). Default: 23 random
+    /// letters and digits, fresh for each agent, so that two processes never push each other out. Fix it to resume a
+    /// session in a new process, with [`clean_session(false)`](Self::clean_session).
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = Some(client_id.into());
@@ -209,8 +209,8 @@ impl Options {
         self
     }
 
-    /// The limit for one attempt to connect to one broker, from the name look-up to the CONNACK, all handshakes included;
-    /// more than zero. Default: 10 s.
+    /// The limit for one attempt to connect to one broker, from the name look-up to the CONNACK, all handshakes
+    /// included; more than zero. Default: 10 s.
     #[must_use]
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.connect_timeout = connect_timeout;
@@ -292,7 +292,8 @@ impl Options {
     }
 
     /// How many messages a stream holds for a subscriber that is slow, before it loses the oldest, 1 to 1,048,576;
-    /// rounded up to a power of two. [`Subscribe::capacity`](crate::Subscribe::capacity) sets it for one. Default: 1,024.
+    /// rounded up to a power of two. [`Subscribe::capacity`](crate::Subscribe::capacity) sets it for one. Default:
+    /// 1,024.
     #[must_use]
     pub fn stream_capacity(mut self, stream_capacity: usize) -> Self {
         self.stream_capacity = stream_capacity;
@@ -307,8 +308,8 @@ impl Options {
         self
     }
 
-    /// What to do when the connection is lost or cannot be made: a [`Backoff`], or a closure that is asked each time (see
-    /// [`ReconnectPolicy`]). Default: [`Backoff::default`], for ever.
+    /// What to do when the connection is lost or cannot be made: a [`Backoff`], or a closure that is asked each time
+    /// (see [`ReconnectPolicy`]). Default: [`Backoff::default`], for ever.
     #[must_use]
     pub fn reconnect(mut self, policy: impl ReconnectPolicy) -> Self {
         self.reconnect = Arc::new(policy);

@@ -189,8 +189,8 @@ impl Request {
         self
     }
 
-    /// Adds a name and a value for the application, of at most 65,535 bytes each; as [`properties`](Self::properties), it
-    /// needs MQTT 5.
+    /// Adds a name and a value for the application, of at most 65,535 bytes each; as [`properties`](Self::properties),
+    /// it needs MQTT 5.
     pub fn user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let properties = self.properties.get_or_insert_default();
         properties.user_properties.push((name.into(), value.into()));
@@ -213,8 +213,8 @@ impl Request {
 
     /// Awaits this many replies instead of one: from several devices that answer, or one that answers in parts. An
     /// error has those that came in [`Error::messages`]. A count of 0 is an
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument). The last setting of a call: the others go before
-    /// it.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument). The last setting of a call: the others go
+    /// before it.
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {

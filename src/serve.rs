@@ -31,8 +31,8 @@ use server::{Counters, Server, Stop};
 type Answering = Pin<Box<dyn Future<Output = Result<ReplyBody, RemoteError>> + Send>>;
 type Handler = dyn Fn(IncomingRequest) -> Answering + Send + Sync;
 
-/// A service about to be started; made by [`Agent::serve`]. Await it. The closures of the settings are run in the tasks of
-/// the service, so they have to be quick and must not wait; one that panics is logged, and taken for one that found
+/// A service about to be started; made by [`Agent::serve`]. Await it. The closures of the settings are run in the tasks
+/// of the service, so they have to be quick and must not wait; one that panics is logged, and taken for one that found
 /// nothing.
 ///
 /// ```no_run
@@ -196,8 +196,8 @@ impl Serve {
         self
     }
 
-    /// How long to wait for the broker's confirmation of the filter, counted from when this is first polled, and for that
-    /// of each answer. Default: the agent's [`timeout`](crate::Options::timeout).
+    /// How long to wait for the broker's confirmation of the filter, counted from when this is first polled, and for
+    /// that of each answer. Default: the agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

@@ -14,8 +14,8 @@ macro_rules! counters {
         ///
         /// ```no_run
         /// # fn example(agent: mqtt_agent::Agent) {
-        /// let stats = agent.stats();
-        /// println!("{} published, {} not acknowledged yet, {} lost by slow streams", stats.published, stats.in_flight, stats.lagged);
+        /// let mqtt_agent::Stats { published, in_flight, lagged, .. } = agent.stats();
+        /// println!("{published} published, {in_flight} not acknowledged yet, {lagged} lost by slow streams");
         /// # }
         /// ```
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

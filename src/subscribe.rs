@@ -172,9 +172,9 @@ impl Subscribe {
     }
 
     /// Whether messages that this agent publishes itself are left out. Needs MQTT 5: on a connection of an earlier
-    /// version the call fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). All subscribers of a filter in one
-    /// agent must say the same, for the broker has one subscription for them all; a shared subscription cannot have it
-    /// (MQTT-3.8.3-4). Default: false.
+    /// version the call fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). All subscribers of a
+    /// filter in one agent must say the same, for the broker has one subscription for them all; a shared subscription
+    /// cannot have it (MQTT-3.8.3-4). Default: false.
     pub fn no_local(mut self, no_local: bool) -> Self {
         self.wish.no_local = no_local;
         self

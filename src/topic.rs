@@ -41,7 +41,8 @@ impl Topic {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic) if `text` breaks one of the rules [above](Topic); the error says which.
+    /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic) if `text` breaks one of the rules [above](Topic);
+    /// the error says which.
     pub fn new(text: impl Into<String>) -> Result<Self, Error> {
         Self::from_wire(text.into().into())
     }
@@ -119,7 +120,8 @@ impl Filter {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidFilter`](crate::ErrorKind::InvalidFilter) if `text` breaks one of the rules [above](Filter); the error says which.
+    /// [`ErrorKind::InvalidFilter`](crate::ErrorKind::InvalidFilter) if `text` breaks one of the rules [above](Filter);
+    /// the error says which.
     pub fn new(text: impl AsRef<str>) -> Result<Self, Error> {
         let text = text.as_ref();
         match check_filter(text) {

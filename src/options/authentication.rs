@@ -23,7 +23,8 @@ pub trait Exchange: Send {
     ///
     /// # Errors
     ///
-    /// An error ends the attempt, as [`ErrorKind::Authentication`](crate::ErrorKind::Authentication) with it as the source.
+    /// An error ends the attempt, as [`ErrorKind::Authentication`](crate::ErrorKind::Authentication) with it as the
+    /// source.
     fn step(&mut self, challenge: Option<Bytes>) -> ExchangeFuture<'_>;
 }
 

@@ -26,8 +26,8 @@ pub struct LastWill {
 }
 
 impl LastWill {
-    /// A will with QoS 1, not retained. A topic that is not valid, and a payload over 65,535 bytes, are reported when the
-    /// agent is made.
+    /// A will with QoS 1, not retained. A topic that is not valid, and a payload over 65,535 bytes, are reported when
+    /// the agent is made.
     pub fn new<T>(topic: T, payload: impl Into<Bytes>) -> Self
     where
         T: TryInto<Topic>,
@@ -57,16 +57,16 @@ impl LastWill {
         self
     }
 
-    /// Its properties, for MQTT 5; with an earlier version they, and a [`delay`](Self::delay), are an error when the agent
-    /// is made. Default: none.
+    /// Its properties, for MQTT 5; with an earlier version they, and a [`delay`](Self::delay), are an error when the
+    /// agent is made. Default: none.
     #[must_use]
     pub fn properties(mut self, properties: Properties) -> Self {
         self.properties = properties;
         self
     }
 
-    /// How long the broker waits before it publishes the will, in whole seconds, rounded up, for MQTT 5 (section 3.1.3.2.2):
-    /// a client that is back by then was not gone. Needs a session that is kept for as long
+    /// How long the broker waits before it publishes the will, in whole seconds, rounded up, for MQTT 5 (section
+    /// 3.1.3.2.2): a client that is back by then was not gone. Needs a session that is kept for as long
     /// ([`Options::session_expiry`](crate::Options::session_expiry)). Default: zero.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {

@@ -25,9 +25,9 @@ const TOPIC_ALIASES: u16 = 16;
 /// when the agent is made.
 impl Options {
     /// How long the broker keeps the session after the connection is lost, in whole seconds, rounded up;
-    /// [`Duration::MAX`] is for ever (MQTT 5, section 3.1.2.11.2). With [`clean_session(true)`](Self::clean_session) the first connection of an agent starts a new session,
-    /// and the later ones resume it: a cut line then loses nothing, without a fixed client identifier. Default: zero
-    /// with `clean_session(true)`, for ever without.
+    /// [`Duration::MAX`] is for ever (MQTT 5, section 3.1.2.11.2). With [`clean_session(true)`](Self::clean_session)
+    /// the first connection of an agent starts a new session, and the later ones resume it: a cut line then loses
+    /// nothing, without a fixed client identifier. Default: zero with `clean_session(true)`, for ever without.
     #[must_use]
     pub fn session_expiry(mut self, session_expiry: Duration) -> Self {
         self.mqtt5.session_expiry = Some(session_expiry);

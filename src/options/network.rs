@@ -9,8 +9,8 @@ use crate::Error;
 
 impl Options {
     /// A header for the WebSocket handshake, such as `Authorization`. May be called again for more; its value never
-    /// appears in a text. Only for `ws` and `wss`: with another scheme, and for what is no header, the agent is not made.
-    /// Default: none.
+    /// appears in a text. Only for `ws` and `wss`: with another scheme, and for what is no header, the agent is not
+    /// made. Default: none.
     ///
     /// ```
     /// # fn main() -> Result<(), mqtt_agent::Error> {

@@ -95,9 +95,9 @@ impl Options {
         self
     }
 
-    /// A configuration of one's own, which is used as it is; [`rustls`](crate::rustls) is re-exported for it. Together with
-    /// an option that would be a part of it, such as [`ca_file`](Self::ca_file), it is an error when the agent is made.
-    /// Default: made from the options here, with TLS 1.2 and 1.3 and the resumption of sessions.
+    /// A configuration of one's own, which is used as it is; [`rustls`](crate::rustls) is re-exported for it. Together
+    /// with an option that would be a part of it, such as [`ca_file`](Self::ca_file), it is an error when the agent is
+    /// made. Default: made from the options here, with TLS 1.2 and 1.3 and the resumption of sessions.
     #[cfg(feature = "tls-no-provider")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls", feature = "tls-ring", feature = "tls-no-provider"))))]
     #[must_use]

@@ -125,8 +125,8 @@ impl Correlation {
         Self::json_pair(&pointer, &pointer)
     }
 
-    /// As [`json`](Self::json), where the request has it at `question` and the reply at `answer`. What is no pointer, and
-    /// a request without a value there, make the call fail with
+    /// As [`json`](Self::json), where the request has it at `question` and the reply at `answer`. What is no pointer,
+    /// and a request without a value there, make the call fail with
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
     #[cfg(feature = "json")]
     pub fn json_pair(question: impl AsRef<str>, answer: impl AsRef<str>) -> Self {
