@@ -1,3 +1,6 @@
+use std::mem;
+
+use super::node::Named;
 use super::*;
 use proptest::prelude::*;
 
