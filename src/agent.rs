@@ -517,7 +517,17 @@ impl Agent {
     /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Subscriptions that
     /// acknowledge late ([`Acks`](crate::Acks)) get no more messages, and may finish and acknowledge those that they have.
     /// Returns what was not finished; the callers of that got their errors. Without a connection it waits for one, within
-    /// the same time.
+    /// the same time. A call that comes later fails with [`ErrorKind::Closed`](crate::ErrorKind::Closed).
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let unfinished = agent.drain(Duration::from_secs(5)).await?;
+    /// assert!(unfinished.is_empty(), "{unfinished:?}");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     ///
@@ -530,7 +540,9 @@ impl Agent {
         self.end(Some(deadline_after(timeout))).await
     }
 
-    /// Disconnects now: everything that waits gets an error, then the broker a DISCONNECT. Closing twice is no error.
+    /// Disconnects now: everything that waits gets [`ErrorKind::Closed`](crate::ErrorKind::Closed), then the broker a
+    /// DISCONNECT. Returns when that is done; at once without a connection. Closing twice is no error.
+    /// [`drain`](Self::drain) finishes first what was accepted.
     ///
     /// # Cancel safety
     ///

@@ -108,14 +108,7 @@ pub enum Offline {
 
 impl Options {
     /// For a broker at this host, a name or an address alone, that is spoken to in plain TCP. TLS, WebSocket and sockets
-    /// in the file system begin with a URL: see [`from_url`](Self::from_url). What is no host is reported when the agent
-    /// is made.
-    ///
-    /// ```
-    /// use mqtt_agent::Options;
-    ///
-    /// let options = Options::new("localhost").port(2883);
-    /// ```
+    /// in the file system begin with a URL: see [`from_url`](Self::from_url).
     pub fn new(host: impl Into<String>) -> Self {
         Self::from(Endpoint::plain(host))
     }
