@@ -35,8 +35,6 @@
 //!
 //! All of them may be used and dropped on any thread. What waits here, waits for a few seconds at most, then panics and
 //! says for what.
-//!
-//! The feature needs Rust 1.89.
 
 use std::future::Future;
 use std::pin::pin;
