@@ -67,7 +67,7 @@ impl MemoryBroker {
     }
 
     /// Options for an agent or a [`Device`](super::Device) of this broker: the defaults, so MQTT 3.1.1, and with
-    /// `.version(Version::V5)` the one after it.
+    /// `.version(Version::V5)` MQTT 5.
     pub fn options(&self) -> Options {
         self.attach(Options::new("memory"))
     }
