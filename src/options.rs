@@ -330,6 +330,19 @@ impl Options {
 
     /// Returns at once and connects in the background; the same as [`Agent::connect_lazy`] with these options.
     ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), mqtt_agent::Error> {
+    /// use mqtt_agent::{Agent, State};
+    /// use std::time::Duration;
+    ///
+    /// let agent = Agent::builder("mqtt://localhost")?.connect_lazy()?;
+    /// // A call may be made at once. To wait for the connection itself, put a limit on it:
+    /// let mut state = agent.state();
+    /// let connected = tokio::time::timeout(Duration::from_secs(30), state.wait_for(State::is_connected)).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`Agent::connect_lazy`].
