@@ -100,8 +100,8 @@ impl Agent {
     /// broker does not take), [`TooLarge`](crate::ErrorKind::TooLarge),
     /// [`PublishRefused`](crate::ErrorKind::PublishRefused), [`Timeout`](crate::ErrorKind::Timeout),
     /// [`Offline`](crate::ErrorKind::Offline), [`QueueFull`](crate::ErrorKind::QueueFull) (only with
-    /// [`Offline::Queue`](crate::Offline::Queue)), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before it
-    /// was written), [`Closed`](crate::ErrorKind::Closed).
+    /// [`Offline::Queue`](crate::Offline::Queue)), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before or
+    /// while it was written), [`Closed`](crate::ErrorKind::Closed).
     pub fn publish<T>(&self, topic: T, payload: impl Into<Bytes>) -> Publish
     where
         T: TryInto<Topic>,
@@ -113,6 +113,13 @@ impl Agent {
     /// Hands a QoS 0 message over without waiting for anything: returns when it is queued, and nobody hears of its
     /// outcome. [`Publish::try_send`] does the same with other settings. Without a connection it stays queued for the
     /// next one.
+    ///
+    /// ```no_run
+    /// # fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// agent.try_publish("metrics/requests", "1")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -140,6 +147,19 @@ impl Agent {
     /// must lose nothing. `$share/<group>/<filter>` spreads the messages of a filter over all members of the group, each
     /// to one: the way to have many machines work on what is too much for one. The members are agents; subscribers to
     /// it within one agent are one member, and each of them gets what that member gets.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// let mut readings = agent.subscribe(["sensors/+/temp", "sensors/+/humidity"]).await?;
+    /// while let Some(item) = readings.recv().await {
+    ///     match item {
+    ///         Ok(reading) => println!("{}: {}", reading.topic(), reading.text().unwrap_or("not text")),
+    ///         Err(gap) => eprintln!("{gap}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Filters that match the same messages
     ///
@@ -241,7 +261,8 @@ impl Agent {
     /// [`reply_to`](Request::reply_to) before MQTT 5, or [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
     /// where only the connection showed the version; [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
     /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter), [`TooLarge`](crate::ErrorKind::TooLarge),
-    /// [`Offline`](crate::ErrorKind::Offline), [`Closed`](crate::ErrorKind::Closed).
+    /// [`Offline`](crate::ErrorKind::Offline), [`Connection`](crate::ErrorKind::Connection) (at QoS 0, lost before or
+    /// while it was written), [`Closed`](crate::ErrorKind::Closed).
     pub fn request<T>(&self, topic: T, payload: impl Into<Bytes>) -> Request
     where
         T: TryInto<Topic>,
@@ -297,8 +318,9 @@ impl Agent {
     /// where [`Serve::reply_to`] says.
     ///
     /// A pattern is a filter in which levels may have names: `dev/{id}/rpc` subscribes `dev/+/rpc`, and
-    /// [`IncomingRequest::param`](crate::IncomingRequest::param) has the `id`; `{rest#}` as the last level takes all that
-    /// follows. With `$share/<group>/…` each request goes to one of the services of the group.
+    /// [`IncomingRequest::param`](crate::IncomingRequest::param) has the `id`; `{rest#}` as the last level takes all
+    /// that follows. With `$share/<group>/…` each request goes to one of the services of the group. What the broker
+    /// retains is no request.
     ///
     /// Awaited, it returns when the broker has confirmed the filter (SUBACK). Requests are then handled in tasks of their
     /// own on this Tokio runtime (the agent's, outside of one), [`concurrency`](Serve::concurrency) at a time; a request
@@ -355,6 +377,17 @@ impl Agent {
 
     /// A number that this agent gives out once: to tell calls apart where their convention has a number for that, as
     /// with [`Correlation::topic`](crate::rpc::Correlation::topic). It is below 2^53, so that JSON can carry it.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use mqtt_agent::rpc::Correlation;
+    ///
+    /// let id = agent.next_id();
+    /// let call = agent.request(format!("v1/rpc/request/{id}"), "ping").reply_to("v1/rpc/response/+");
+    /// let pong = call.correlation(Correlation::topic(id.to_string())).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn next_id(&self) -> u64 {
         self.next_request().0
     }
@@ -365,7 +398,8 @@ impl Agent {
         format!("{:016x}", self.shared.nonce)
     }
 
-    /// Whether there is a connection now.
+    /// Whether there is a connection now: for a readiness probe. A call need not ask: it does what its
+    /// [`offline`](Publish::offline) says.
     pub fn is_connected(&self) -> bool {
         self.shared.lanes.state.borrow().is_connected()
     }
@@ -391,7 +425,7 @@ impl Agent {
     }
 
     /// What the agent has done and holds, the sessions of its subscriptions that acknowledge late
-    /// ([`Acks`](crate::Acks)) included.
+    /// ([`Acks`](crate::Acks)) included. Returns at once, and costs the agent's task nothing.
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot().and(self.shared.siblings.stats())
     }
@@ -399,7 +433,17 @@ impl Agent {
     /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Subscriptions that
     /// acknowledge late ([`Acks`](crate::Acks)) get no more messages, and may finish and acknowledge those that they have.
     /// Returns what was not finished; the callers of that got their errors. Without a connection it waits for one, within
-    /// the same time.
+    /// the same time. A call that comes later fails with [`ErrorKind::Closed`](crate::ErrorKind::Closed).
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let unfinished = agent.drain(Duration::from_secs(5)).await?;
+    /// assert!(unfinished.is_empty(), "{unfinished:?}");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     ///
@@ -412,7 +456,9 @@ impl Agent {
         self.end(Some(deadline_after(timeout))).await
     }
 
-    /// Disconnects now: everything that waits gets an error, then the broker a DISCONNECT. Closing twice is no error.
+    /// Disconnects now: everything that waits gets [`ErrorKind::Closed`](crate::ErrorKind::Closed), then the broker a
+    /// DISCONNECT. Returns when that is done; at once without a connection. Closing twice is no error.
+    /// [`drain`](Self::drain) finishes first what was accepted.
     ///
     /// # Cancel safety
     ///

@@ -53,7 +53,8 @@ impl Collect {
         self
     }
 
-    /// What to do while there is no connection. Default: the agent's [`offline`](crate::Options::offline).
+    /// What to do while there is no connection; [`Offline::Queue`] does here what [`Offline::Wait`] does. Default: the
+    /// agent's [`offline`](crate::Options::offline).
     pub fn offline(mut self, offline: Offline) -> Self {
         self.subscribe = self.subscribe.offline(offline);
         self

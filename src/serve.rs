@@ -31,7 +31,31 @@ use server::{Counters, Server, Stop};
 type Answering = Pin<Box<dyn Future<Output = Result<ReplyBody, RemoteError>> + Send>>;
 type Handler = dyn Fn(IncomingRequest) -> Answering + Send + Sync;
 
-/// A service about to be started; made by [`Agent::serve`]. Await it.
+/// A service about to be started; made by [`Agent::serve`]. Await it. The closures of the settings are run in the tasks
+/// of the service, so they have to be quick and must not wait; one that panics is logged, and taken for one that found
+/// nothing.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::RemoteError;
+/// use std::time::Duration;
+///
+/// let service = agent
+///     .serve("dev/42/rpc", |request| async move {
+///         match request.json_at::<String>("/method").as_deref() {
+///             Ok("ping") => Ok(r#"{"result":"pong"}"#),
+///             _ => Err(RemoteError::new("no such method").with_code(404)),
+///         }
+///     })
+///     .reply_by(|request| Some(format!("{}/rpc", request.json_at::<String>("/src").ok()?)))
+///     .same_by(|request| Some(request.json_at::<u64>("/id").ok()?.to_string()))
+///     .error_payload(|_, error| format!(r#"{{"error":{{"code":{}}}}}"#, error.code.unwrap_or_default()))
+///     .concurrency(8)
+///     .await?;
+/// service.stop(Duration::from_secs(5)).await;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is served until this is awaited"]
 pub struct Serve {
     agent: Agent,
@@ -172,8 +196,8 @@ impl Serve {
         self
     }
 
-    /// How long to wait for the broker's confirmation of the filter, and for that of each answer. Default: the agent's
-    /// [`timeout`](crate::Options::timeout).
+    /// How long to wait for the broker's confirmation of the filter, counted from when this is first polled, and for
+    /// that of each answer. Default: the agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -225,7 +249,7 @@ impl Future for ServeFuture {
     }
 }
 
-/// A service that runs; made by [`Agent::serve`].
+/// A service that runs; made by [`Agent::serve`]. It goes on over a reconnect.
 ///
 /// Dropping it ends it at once: the filter is given up, handlers that run are aborted, and what they were to answer is
 /// answered with an error. [`stop`](Self::stop) lets them finish.
@@ -235,7 +259,7 @@ pub struct Service {
     counters: Arc<Counters>,
 }
 
-/// What a service has done and holds, at one moment; see [`Service::stats`].
+/// What a service has done and holds, at one moment; see [`Service::stats`]. All but the last two only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ServiceStats {
@@ -265,7 +289,7 @@ impl Service {
     ///
     /// # Cancel safety
     ///
-    /// Dropping this does not stop the end.
+    /// Dropping this does not stop the end, once it was polled; before that it ends the service as dropping it does.
     pub async fn stop(self, timeout: Duration) -> usize {
         let (reply, answer) = oneshot::channel();
         match self.stop.send(Stop { until: deadline_after(timeout), reply }) {

@@ -41,7 +41,8 @@ impl Topic {
     ///
     /// # Errors
     ///
-    /// If `text` breaks one of the rules [above](Topic); the error says which.
+    /// [`ErrorKind::InvalidTopic`](crate::ErrorKind::InvalidTopic) if `text` breaks one of the rules [above](Topic);
+    /// the error says which.
     pub fn new(text: impl Into<String>) -> Result<Self, Error> {
         Self::from_wire(text.into().into())
     }
@@ -119,7 +120,8 @@ impl Filter {
     ///
     /// # Errors
     ///
-    /// If `text` breaks one of the rules [above](Filter); the error says which.
+    /// [`ErrorKind::InvalidFilter`](crate::ErrorKind::InvalidFilter) if `text` breaks one of the rules [above](Filter);
+    /// the error says which.
     pub fn new(text: impl AsRef<str>) -> Result<Self, Error> {
         let text = text.as_ref();
         match check_filter(text) {
@@ -193,7 +195,8 @@ impl Filter {
 
 /// A topic is the filter that matches this topic alone.
 ///
-/// Fails for topics under `$share/`: as a filter, the same text is a shared subscription.
+/// Fails with [`ErrorKind::InvalidFilter`](crate::ErrorKind::InvalidFilter) for topics under `$share/`: as a filter, the
+/// same text is a shared subscription.
 impl TryFrom<&Topic> for Filter {
     type Error = Error;
 

@@ -15,7 +15,7 @@ use super::Registry;
 use crate::{Error, State};
 
 /// The state of every broker of a registry, and a way to wait for a change; made by
-/// [`Brokers::state`](crate::Brokers::state).
+/// [`Brokers::state`](crate::Brokers::state), which has an example. It keeps neither the registry nor an agent alive.
 #[must_use = "it does nothing but tell"]
 pub struct BrokersState {
     registry: Weak<Registry>,

@@ -324,5 +324,7 @@ impl Publishes {
 }
 
 fn too_late() -> Error {
-    Error::timeout("the message could not be sent before its deadline")
+    Error::timeout(
+        "the message could not be sent before its deadline: is there a connection, and does the broker keep up?",
+    )
 }
