@@ -1,4 +1,4 @@
-//! Messages on their way out: taken in and owned by whoever hears of their outcome.
+//! Messages on their way out: how they are taken in, and who hears of their outcome.
 //!
 //! They wait in the `queue`; `send` sends them for the first time, `replay` on later connections, and `acks` is the end.
 

@@ -91,6 +91,7 @@ impl Session {
         if qos == QoS::AtMostOnce {
             codec.encode(outgoing.packet(0, false, now), output);
         } else {
+            // There is a free one, or it would still wait.
             let Ok(id) = self.in_flight.insert(On::Published, Entry::Publish(outgoing)) else { return };
             if let Some((_, Entry::Publish(outgoing))) = self.in_flight.get_mut(id) {
                 codec.encode(outgoing.packet(id, false, now), output);
