@@ -7,26 +7,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 
-use crate::actor::{Actor, First, Lanes};
+use crate::actor::Lanes;
 use crate::allowance::{Allowance, Share};
 use crate::call::deadline_after;
 use crate::collect::Collect;
-use crate::command::{Close, Command, Notice, Reply, RequestId, Unfinished};
+use crate::command::{Command, Notice, RequestId, Unfinished};
 use crate::options::Options;
 use crate::publish::Publish;
 use crate::request::{Request, RequestEach};
 use crate::runtime::Runtime;
 use crate::serve::{IncomingRequest, IntoReply, Serve};
-use crate::siblings::{Beside, Siblings};
+use crate::siblings::Siblings;
 use crate::state::State;
 use crate::stats::{Counters, Stats};
 use crate::subscribe::{IntoFilters, Subscribe};
 use crate::{Error, QoS, Topic};
+
+mod end;
+mod start;
 
 /// A handle to one connection to a broker, kept for the life of the process.
 ///
@@ -70,96 +71,6 @@ pub(crate) struct Shared {
 }
 
 impl Agent {
-    /// Connects to a broker, given as a URL or as [`Options`], and returns once the broker has accepted (CONNACK).
-    ///
-    /// From then on the agent reconnects by itself whenever the connection is lost.
-    ///
-    /// ```no_run
-    /// # async fn example() -> Result<(), mqtt_agent::Error> {
-    /// let agent = mqtt_agent::Agent::connect("mqtt://localhost").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future ends the attempt; nothing is left behind.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions) before anything is dialled, or for a file that
-    /// cannot be used; [`ErrorKind::NoRuntime`](crate::ErrorKind::NoRuntime) outside of a Tokio runtime.
-    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) with the broker's reason,
-    /// [`ErrorKind::Connection`](crate::ErrorKind::Connection) if it cannot be reached,
-    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) after the [`connect_timeout`](Options::connect_timeout). On the
-    /// way to it [`Tls`](crate::ErrorKind::Tls), [`WebSocket`](crate::ErrorKind::WebSocket) and
-    /// [`Proxy`](crate::ErrorKind::Proxy), each with a text that says what to do;
-    /// [`Authentication`](crate::ErrorKind::Authentication) where an exchange fails
-    /// ([`Options::authentication`]), and [`Protocol`](crate::ErrorKind::Protocol) where what answers is no broker. The
-    /// first failure is returned; only [`connect_lazy`](Self::connect_lazy) tries again.
-    pub async fn connect<O>(options: O) -> Result<Self, Error>
-    where
-        O: TryInto<Options>,
-        O::Error: Into<Error>,
-    {
-        let (first, connected) = Reply::channel();
-        let first = First { reply: first, is_patient: false };
-        let agent = Self::start(options.try_into().map_err(Into::into)?, Some(first))?;
-        connected.await.unwrap_or_else(|_| Err(Error::closed()))?;
-        Ok(agent)
-    }
-
-    /// Returns at once and connects in the background, trying again until it succeeds: for a service that starts
-    /// before its broker does. Calls meanwhile do what their [`Offline`](crate::Offline) says.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions);
-    /// [`ErrorKind::NoRuntime`](crate::ErrorKind::NoRuntime) outside of a Tokio runtime.
-    pub fn connect_lazy<O>(options: O) -> Result<Self, Error>
-    where
-        O: TryInto<Options>,
-        O::Error: Into<Error>,
-    {
-        Self::start(options.try_into().map_err(Into::into)?, None)
-    }
-
-    /// Options to set, from a URL: see [`Options::from_url`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Options::from_url`].
-    pub fn builder(url: &str) -> Result<Options, Error> {
-        Options::from_url(url)
-    }
-
-    fn start(options: Options, first: Option<First>) -> Result<Self, Error> {
-        options.check()?;
-        let runtime = Handle::try_current().map_err(|_| Error::no_runtime())?;
-        Ok(Self::start_on(runtime, options, first))
-    }
-
-    /// An agent on the runtime of this one, from whatever thread.
-    pub(crate) fn start_beside(&self, options: Options, first: First) -> Result<Self, Error> {
-        options.check()?;
-        let runtime = self.shared.runtime.of_agent();
-        let _context = runtime.enter();
-        Ok(Self::start_on(runtime.clone(), options, Some(first)))
-    }
-
-    fn start_on(runtime: Handle, options: Options, first: Option<First>) -> Self {
-        let options = Arc::new(options);
-        let counters = Arc::new(Counters::default());
-        let allowance = Arc::new(Allowance::new(options.max_queued, options.max_queued_bytes));
-        let siblings = Arc::default();
-        let beside = Box::new(Beside::of(&siblings));
-        let (actor, lanes) = Actor::pair(options.clone(), counters.clone(), allowance.clone(), first, beside);
-        runtime.spawn(actor.run());
-        let (requests, nonce) = (AtomicU64::new(0), crate::random::rng().u64(..));
-        let runtime = Runtime::new(runtime);
-        Self { shared: Arc::new(Shared { lanes, allowance, options, counters, requests, siblings, runtime, nonce }) }
-    }
-
     /// Publishes a message.
     ///
     /// Awaited, it returns when the message is written to the socket (QoS 0), acknowledged by PUBACK (QoS 1, the
@@ -189,8 +100,8 @@ impl Agent {
     /// broker does not take), [`TooLarge`](crate::ErrorKind::TooLarge),
     /// [`PublishRefused`](crate::ErrorKind::PublishRefused), [`Timeout`](crate::ErrorKind::Timeout),
     /// [`Offline`](crate::ErrorKind::Offline), [`QueueFull`](crate::ErrorKind::QueueFull) (only with
-    /// [`Offline::Queue`](crate::Offline::Queue)), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before it
-    /// was written), [`Closed`](crate::ErrorKind::Closed).
+    /// [`Offline::Queue`](crate::Offline::Queue)), [`Connection`](crate::ErrorKind::Connection) (QoS 0, lost before or
+    /// while it was written), [`Closed`](crate::ErrorKind::Closed).
     pub fn publish<T>(&self, topic: T, payload: impl Into<Bytes>) -> Publish
     where
         T: TryInto<Topic>,
@@ -202,6 +113,13 @@ impl Agent {
     /// Hands a QoS 0 message over without waiting for anything: returns when it is queued, and nobody hears of its
     /// outcome. [`Publish::try_send`] does the same with other settings. Without a connection it stays queued for the
     /// next one.
+    ///
+    /// ```no_run
+    /// # fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// agent.try_publish("metrics/requests", "1")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -229,6 +147,19 @@ impl Agent {
     /// must lose nothing. `$share/<group>/<filter>` spreads the messages of a filter over all members of the group, each
     /// to one: the way to have many machines work on what is too much for one. The members are agents; subscribers to
     /// it within one agent are one member, and each of them gets what that member gets.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// let mut readings = agent.subscribe(["sensors/+/temp", "sensors/+/humidity"]).await?;
+    /// while let Some(item) = readings.recv().await {
+    ///     match item {
+    ///         Ok(reading) => println!("{}: {}", reading.topic(), reading.text().unwrap_or("not text")),
+    ///         Err(gap) => eprintln!("{gap}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Filters that match the same messages
     ///
@@ -285,8 +216,8 @@ impl Agent {
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with what came in [`Error::messages`];
-    /// [`ErrorKind::Lagged`](crate::ErrorKind::Lagged), with the same, if more came at once than `count` and the agent's
-    /// [`stream_capacity`](Options::stream_capacity);
+    /// [`ErrorKind::Lagged`](crate::ErrorKind::Lagged), with the same, if more came at once than there is room for:
+    /// for `count` up to 65,536, or the agent's [`stream_capacity`](Options::stream_capacity) where that is more;
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a count of 0; those of
     /// [`subscribe`](Self::subscribe).
     pub fn collect(&self, filters: impl IntoFilters, count: usize, timeout: Duration) -> Collect {
@@ -330,7 +261,8 @@ impl Agent {
     /// [`reply_to`](Request::reply_to) before MQTT 5, or [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
     /// where only the connection showed the version; [`InvalidTopic`](crate::ErrorKind::InvalidTopic),
     /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter), [`TooLarge`](crate::ErrorKind::TooLarge),
-    /// [`Offline`](crate::ErrorKind::Offline), [`Closed`](crate::ErrorKind::Closed).
+    /// [`Offline`](crate::ErrorKind::Offline), [`Connection`](crate::ErrorKind::Connection) (at QoS 0, lost before or
+    /// while it was written), [`Closed`](crate::ErrorKind::Closed).
     pub fn request<T>(&self, topic: T, payload: impl Into<Bytes>) -> Request
     where
         T: TryInto<Topic>,
@@ -386,8 +318,9 @@ impl Agent {
     /// where [`Serve::reply_to`] says.
     ///
     /// A pattern is a filter in which levels may have names: `dev/{id}/rpc` subscribes `dev/+/rpc`, and
-    /// [`IncomingRequest::param`](crate::IncomingRequest::param) has the `id`; `{rest#}` as the last level takes all that
-    /// follows. With `$share/<group>/…` each request goes to one of the services of the group.
+    /// [`IncomingRequest::param`](crate::IncomingRequest::param) has the `id`; `{rest#}` as the last level takes all
+    /// that follows. With `$share/<group>/…` each request goes to one of the services of the group. What the broker
+    /// retains is no request.
     ///
     /// Awaited, it returns when the broker has confirmed the filter (SUBACK). Requests are then handled in tasks of their
     /// own on this Tokio runtime (the agent's, outside of one), [`concurrency`](Serve::concurrency) at a time; a request
@@ -400,7 +333,8 @@ impl Agent {
     /// What a handler returns is sent, also an error: on MQTT 5 with the user property `error` (and `error-code`), so
     /// that [`request`](Self::request) fails with [`ErrorKind::Remote`](crate::ErrorKind::Remote); its payload is the
     /// text, or what [`Serve::error_payload`] makes of it. A handler that panics answers so, one that is aborted too, and
-    /// the service goes on. A request that comes twice is handled once: answered again if the first was, else
+    /// the service goes on. So does one whose answer is larger than the broker takes, or has a property that does not fit
+    /// its field. A request that comes twice is handled once: answered again if the first was, else
     /// by the one answer that is on its way.
     ///
     /// ```no_run
@@ -429,8 +363,9 @@ impl Agent {
     /// # Errors
     ///
     /// [`InvalidFilter`](crate::ErrorKind::InvalidFilter) for a pattern, and
-    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic) for a reply topic, that cannot be used; those of
-    /// [`subscribe`](Self::subscribe).
+    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic) for a reply topic, that cannot be used;
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for [`reply_to`](Serve::reply_to) beside
+    /// [`reply_by`](Serve::reply_by); those of [`subscribe`](Self::subscribe).
     pub fn serve<H, F, R>(&self, pattern: impl AsRef<str>, handler: H) -> Serve
     where
         H: Fn(IncomingRequest) -> F + Send + Sync + 'static,
@@ -442,6 +377,17 @@ impl Agent {
 
     /// A number that this agent gives out once: to tell calls apart where their convention has a number for that, as
     /// with [`Correlation::topic`](crate::rpc::Correlation::topic). It is below 2^53, so that JSON can carry it.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use mqtt_agent::rpc::Correlation;
+    ///
+    /// let id = agent.next_id();
+    /// let call = agent.request(format!("v1/rpc/request/{id}"), "ping").reply_to("v1/rpc/response/+");
+    /// let pong = call.correlation(Correlation::topic(id.to_string())).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn next_id(&self) -> u64 {
         self.next_request().0
     }
@@ -452,13 +398,15 @@ impl Agent {
         format!("{:016x}", self.shared.nonce)
     }
 
-    /// Whether there is a connection now.
+    /// Whether there is a connection now: for a readiness probe. A call need not ask: it does what its
+    /// [`offline`](Publish::offline) says.
     pub fn is_connected(&self) -> bool {
         self.shared.lanes.state.borrow().is_connected()
     }
 
-    /// The state of the connection, to look at or to wait for a change of. The receiver does not keep the agent alive;
-    /// after the end it shows [`State::Closed`], and waiting for anything else is an error.
+    /// The state of the connection, to look at or to wait for a change of: the first that it tells of is one after this
+    /// call. The receiver does not keep the agent alive; after the end it shows [`State::Closed`], and waiting for anything
+    /// else is an error.
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) {
@@ -467,7 +415,9 @@ impl Agent {
     /// # }
     /// ```
     pub fn state(&self) -> watch::Receiver<State> {
-        self.shared.lanes.state.clone()
+        let mut state = self.shared.lanes.state.clone();
+        state.mark_unchanged();
+        state
     }
 
     pub(crate) fn state_now(&self) -> State {
@@ -475,7 +425,7 @@ impl Agent {
     }
 
     /// What the agent has done and holds, the sessions of its subscriptions that acknowledge late
-    /// ([`Acks`](crate::Acks)) included.
+    /// ([`Acks`](crate::Acks)) included. Returns at once, and costs the agent's task nothing.
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot().and(self.shared.siblings.stats())
     }
@@ -483,7 +433,17 @@ impl Agent {
     /// Takes no more calls, finishes what was accepted for at most `timeout`, then disconnects. Subscriptions that
     /// acknowledge late ([`Acks`](crate::Acks)) get no more messages, and may finish and acknowledge those that they have.
     /// Returns what was not finished; the callers of that got their errors. Without a connection it waits for one, within
-    /// the same time.
+    /// the same time. A call that comes later fails with [`ErrorKind::Closed`](crate::ErrorKind::Closed).
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let unfinished = agent.drain(Duration::from_secs(5)).await?;
+    /// assert!(unfinished.is_empty(), "{unfinished:?}");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     ///
@@ -496,7 +456,9 @@ impl Agent {
         self.end(Some(deadline_after(timeout))).await
     }
 
-    /// Disconnects now: everything that waits gets an error, then the broker a DISCONNECT. Closing twice is no error.
+    /// Disconnects now: everything that waits gets [`ErrorKind::Closed`](crate::ErrorKind::Closed), then the broker a
+    /// DISCONNECT. Returns when that is done; at once without a connection. Closing twice is no error.
+    /// [`drain`](Self::drain) finishes first what was accepted.
     ///
     /// # Cancel safety
     ///
@@ -504,27 +466,6 @@ impl Agent {
     pub async fn close(&self) {
         // Only an agent that has ended answers with an error.
         let _ = self.end(None).await;
-    }
-
-    async fn end(&self, drain_until: Option<Instant>) -> Result<Unfinished, Error> {
-        // All are told before the first is waited for: that may be as long as a caller cares to.
-        let others: Vec<_> = self.shared.siblings.close().iter().map(|agent| agent.begin_end(drain_until)).collect();
-        let own = self.begin_end(drain_until);
-        let mut unfinished = own.await.unwrap_or_else(|_| Err(Error::closed()));
-        for other in others {
-            // One that had ended before left nothing unfinished.
-            if let Ok(Ok(more)) = other.await {
-                unfinished = unfinished.map(|unfinished| unfinished.and(more));
-            }
-        }
-        unfinished
-    }
-
-    fn begin_end(&self, drain_until: Option<Instant>) -> oneshot::Receiver<Result<Unfinished, Error>> {
-        let (reply, answer) = Reply::channel();
-        // Not sent, it answers "closed".
-        let _ = self.shared.lanes.notices.send(Notice::Close(Close { drain_until, reply }));
-        answer
     }
 
     pub(crate) fn options(&self) -> &Options {

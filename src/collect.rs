@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout_at;
 
 use crate::call::deadline_after;
-use crate::options::{Offline, MAX_CAPACITY};
+use crate::options::Offline;
 use crate::subscribe::{Retained, Subscribe};
 use crate::{Error, Message, QoS};
 
@@ -32,10 +32,13 @@ pub struct Collect {
     timeout: Duration,
 }
 
+/// The room for messages is taken in advance, and "all that come in time" is a count too.
+const LARGEST_BURST: usize = 1 << 16;
+
 impl Collect {
     pub(crate) fn new(subscribe: Subscribe, count: usize, timeout: Duration) -> Self {
         // A burst may bring more messages than are wanted, and must not push those out.
-        Self { subscribe: subscribe.timeout(timeout).capacity_of_at_least(count.min(MAX_CAPACITY)), count, timeout }
+        Self { subscribe: subscribe.timeout(timeout).capacity_of_at_least(count.min(LARGEST_BURST)), count, timeout }
     }
 
     /// The highest quality of service to receive with. Default: [`QoS::AtLeastOnce`].
@@ -50,7 +53,8 @@ impl Collect {
         self
     }
 
-    /// What to do while there is no connection. Default: the agent's [`offline`](crate::Options::offline).
+    /// What to do while there is no connection; [`Offline::Queue`] does here what [`Offline::Wait`] does. Default: the
+    /// agent's [`offline`](crate::Options::offline).
     pub fn offline(mut self, offline: Offline) -> Self {
         self.subscribe = self.subscribe.offline(offline);
         self

@@ -193,7 +193,7 @@ impl Handshake<'_> {
             match peer.ask().await? {
                 Inbound::ConnAck(Ok(ack)) => {
                     if let (Some(exchange), Some(data)) = (&mut exchange, &ack.authentication_data) {
-                        exchange.conclude(data.clone()).await?;
+                        exchange.conclude(data.0.clone()).await?;
                     }
                     return self.accept(*ack, peer);
                 }
@@ -205,7 +205,8 @@ impl Handshake<'_> {
                     let (Some(exchange), Some(authentication)) = (&mut exchange, authentication) else {
                         return Err(Error::protocol("the broker sent an AUTH that nobody asked for"));
                     };
-                    let answer = exchange.answer(Some(data.unwrap_or_default())).await?;
+                    let data = data.map_or_else(Bytes::new, |challenge| challenge.0);
+                    let answer = exchange.answer(Some(data)).await?;
                     peer.codec.encode_auth(&authentication.method, answer, &mut peer.output);
                 }
                 _ => return Err(Error::protocol("the broker's first packet is not a CONNACK")),

@@ -46,7 +46,25 @@ struct Inner {
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-/// Why an operation failed.
+/// Why an operation failed. The text of the [`Error`] says what to do about the case at hand; where a message was to be
+/// sent, [`Error::outcome`] says whether it may be sent again.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::ErrorKind;
+///
+/// match agent.publish("devices/42/led", "on").await {
+///     Ok(_) => {}
+///     Err(error) => match error.kind() {
+///         ErrorKind::Offline | ErrorKind::Timeout => eprintln!("the broker is away: {error}"),
+///         ErrorKind::PublishRefused => eprintln!("not allowed: {:?}", error.reason_code()),
+///         ErrorKind::Closed => return Err(error), // this agent will not come back
+///         _ => eprintln!("{error}"),
+///     },
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -58,13 +76,15 @@ pub enum ErrorKind {
     InvalidOptions,
     /// An argument of this call cannot be used; nothing was sent.
     InvalidArgument,
-    /// The packet would be larger than the protocol allows; nothing was sent.
+    /// The packet would be larger than the protocol (256 MiB) or the broker
+    /// ([`Terms::maximum_packet_size`](crate::Terms::maximum_packet_size)) allows; nothing was sent.
     TooLarge,
-    /// The broker answered CONNECT with a refusal.
+    /// The broker answered CONNECT with a refusal. [`Agent::connect`](crate::Agent::connect) fails with it; a connected
+    /// agent tries again, as its [`ReconnectPolicy`](crate::ReconnectPolicy) says.
     Refused(Refusal),
     /// The broker refused a filter; the error's text names it, and [`Error::reason_code`] says why where the broker did.
     SubscribeRefused,
-    /// The broker did not take a filter back; the error's text names it.
+    /// The broker did not end a subscription; the error's text names the filter.
     UnsubscribeRefused,
     /// The broker refused the message; [`Error::reason_code`] says why (MQTT 5, section 3.4.2.1; some brokers say it to
     /// clients of 3.1.1 too).
@@ -82,14 +102,16 @@ pub enum ErrorKind {
     /// The connection cannot carry what was asked for: a property on a version before MQTT 5, or something that this
     /// broker says it does not offer. Nothing was sent.
     Unsupported,
-    /// The deadline of the call passed.
+    /// The deadline of the call passed. [`Error::outcome`] tells whether its message was sent.
     Timeout,
     /// There is no connection now, and the call was told not to wait for one.
     Offline,
     /// The agent holds as many messages that were handed over as it may (see
-    /// [`Options::max_queued`](crate::Options::max_queued)); this one was not taken.
+    /// [`Options::max_queued`](crate::Options::max_queued)); this one was not taken. Later there is room again; a
+    /// publish that is awaited needs none.
     QueueFull,
-    /// The broker could not be reached, or the connection to it broke.
+    /// The broker could not be reached, or the connection to it broke: as the reason in the
+    /// [`State`](crate::State), and as the error of what is not sent again, a message at QoS 0.
     Connection,
     /// TLS could not be set up, or broke.
     Tls(TlsFailure),
@@ -101,17 +123,19 @@ pub enum ErrorKind {
     Disconnected,
     /// The function that answers the broker in an authentication exchange failed, or the broker did.
     Authentication,
-    /// The peer sent something that is not MQTT, or not allowed at that point.
+    /// The peer sent something that is not MQTT, or not allowed at that point. The connection is ended.
     Protocol,
-    /// A stream lost this many messages because they were not taken in time.
+    /// A stream lost this many messages because they were not taken in time: read it faster, or raise its
+    /// [`capacity`](crate::Subscribe::capacity). It goes on.
     Lagged(u64),
-    /// The agent was closed, or its last handle dropped.
+    /// The agent has ended: it was closed or drained, its last handle was dropped, its policy gave up
+    /// ([`State::Closed`](crate::State::Closed) has the reason), or its runtime ended. It does not come back.
     Closed,
-    /// There is no Tokio runtime here to run the agent.
+    /// There is no Tokio runtime here to run the agent, or no thread for a blocking one.
     NoRuntime,
     /// No broker of this name is registered; the error's text names it.
     UnknownBroker,
-    /// There is a global agent already.
+    /// There is a global agent already: see [`global`](crate::global).
     AlreadySet,
     /// A blocking call was made on the thread that runs its agent, where it would wait for itself.
     OwnThread,
@@ -119,6 +143,18 @@ pub enum ErrorKind {
 
 /// The broker's reason for refusing a connection: the CONNACK return code (MQTT 3.1.1, table 3.1; MQTT 5, section
 /// 3.2.2.2). The more common ones have a name; [`Error::reason_code`] has them all.
+///
+/// ```no_run
+/// # async fn example() {
+/// use mqtt_agent::{Agent, ErrorKind, Refusal};
+///
+/// match Agent::connect("mqtt://user:secret@localhost").await.map_err(|error| error.kind()) {
+///     Err(ErrorKind::Refused(Refusal::BadUserNameOrPassword | Refusal::NotAuthorized)) => eprintln!("who are you?"),
+///     Err(kind) => eprintln!("{kind:?}"),
+///     Ok(_agent) => {}
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {

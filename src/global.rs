@@ -27,7 +27,7 @@ use crate::{Agent, Error, Options};
 
 static GLOBAL: Global = Global::new();
 
-/// Makes this the global agent.
+/// Makes this the global agent. It has to come before the first use of [`agent`].
 ///
 /// # Errors
 ///
@@ -37,7 +37,17 @@ pub fn set(agent: Agent) -> Result<(), Error> {
     GLOBAL.set(agent)
 }
 
-/// Has the global agent connect with these options, when it is first used.
+/// Has the global agent connect with these options, in the background, when it is first used.
+///
+/// ```no_run
+/// # fn example() -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::{global, Agent};
+/// use std::time::Duration;
+///
+/// global::set_options(Agent::builder("mqtt://localhost")?.timeout(Duration::from_secs(2)))?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///
@@ -50,7 +60,7 @@ where
     GLOBAL.set_options(options.try_into().map_err(Into::into)?)
 }
 
-/// The global agent. The first call connects it in the background, if it was not set before.
+/// The global agent. The first call connects it in the background, if it was not set before. Returns at once.
 ///
 /// # Errors
 ///

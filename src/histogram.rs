@@ -8,7 +8,8 @@ use std::time::Duration;
 /// longer, from 18 minutes on.
 const BUCKETS: usize = 32;
 
-/// How long something took each time, in buckets of which each reaches twice as far as the one before.
+/// How long something took each time, in buckets of which each reaches twice as far as the one before; those of an agent
+/// are in its [`Stats`](crate::Stats).
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Histogram {
     buckets: [u64; BUCKETS],

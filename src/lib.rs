@@ -30,7 +30,7 @@
 //! ```
 //!
 //! The package also holds a manual, in `docs/manual`: from the first program to production, with tables of outcomes,
-//! promises, options and symptoms.
+//! promises, options and symptoms, and a cookbook.
 //!
 //! # Many devices at once
 //!
@@ -111,8 +111,9 @@
 //! [`Version::Auto`] for the newest of the last two that the broker takes. The calls are the same. MQTT 5 adds
 //! properties to messages ([`Properties`]), reasons to refusals ([`Error::reason_code`]), sessions that outlive a
 //! connection without a fixed name ([`Options::session_expiry`]), the broker's terms ([`Terms`]), and an answer at once
-//! to a request that nobody is there for ([`ErrorKind::NoResponders`]). What only MQTT 5 can do is an
-//! [`ErrorKind::Unsupported`] on a connection of an earlier version, and never dropped without a word.
+//! to a request that nobody is there for ([`ErrorKind::NoResponders`]). What a call asks for and only MQTT 5 can do is
+//! an [`ErrorKind::Unsupported`] on a connection of an earlier version, and never dropped without a word; what goes
+//! along by itself, the content type of JSON and a `traceparent`, is left out there.
 //!
 //! **Overlapping filters**, such as `a/+` and `+/b`, give each subscriber one copy of a message with MQTT 5, by its
 //! subscription identifiers, which the agent sets and reads by itself. Before that, one copy where one filter covers the
@@ -245,6 +246,7 @@ mod pages {
         testing "../docs/manual/testing.md",
         observability "../docs/manual/observability.md",
         tuning "../docs/manual/tuning.md",
+        cookbook "../docs/manual/cookbook.md",
         paho_python "../docs/migrating/paho-python.md",
         event_loop "../docs/migrating/event-loop.md",
         mqtt_async_client "../docs/migrating/mqtt-async-client.md",

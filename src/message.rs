@@ -11,7 +11,17 @@ use crate::properties::Properties;
 use crate::wire::Incoming;
 use crate::{Error, Topic};
 
-/// How hard the protocol tries to deliver a message (MQTT 3.1.1, section 4.3).
+/// How hard the protocol tries to deliver a message (MQTT 3.1.1, section 4.3). It counts for each hop: to the broker,
+/// and from the broker to each subscriber.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::QoS;
+///
+/// agent.publish("door/1/cmd", "open").qos(QoS::ExactlyOnce).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(u8)]
 pub enum QoS {
@@ -40,6 +50,19 @@ impl TryFrom<u8> for QoS {
 }
 
 /// A message that arrived. Cloning it costs a reference count.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// let mut readings = agent.subscribe("sensors/+/temp").await?;
+/// while let Some(item) = readings.recv().await {
+///     let reading = item?;
+///     if !reading.is_retained() {
+///         println!("{}: {}", reading.topic(), reading.text().unwrap_or("not text"));
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// The payload shares the buffer it was read into; a message that is kept for long keeps that buffer (at most 64 KiB,
 /// or the message's own size where that is more).

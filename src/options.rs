@@ -26,7 +26,7 @@ mod url;
 
 pub(crate) use authentication::Authentication;
 pub use authentication::{Exchange, ExchangeFuture};
-pub(crate) use check::{check_capacity, fits_v31, MAX_CAPACITY};
+pub(crate) use check::{check_capacity, fits_v31};
 pub use last_will::LastWill;
 pub(crate) use login::Credentials;
 pub use login::Login;
@@ -107,8 +107,8 @@ pub enum Offline {
 }
 
 impl Options {
-    /// For a broker at this host, a name or an address alone, that is spoken to in plain TCP. TLS, WebSocket and sockets in the file system begin with
-    /// a URL: see [`from_url`](Self::from_url).
+    /// For a broker at this host, a name or an address alone, that is spoken to in plain TCP. TLS, WebSocket and sockets
+    /// in the file system begin with a URL: see [`from_url`](Self::from_url).
     pub fn new(host: impl Into<String>) -> Self {
         Self::from(Endpoint::plain(host))
     }
@@ -154,16 +154,18 @@ impl Options {
     }
 
     /// The protocol version. Default: 3.1.1, which every broker and most devices speak. [`Version::V5`] adds properties,
-    /// reasons, and sessions that outlive a connection; [`Version::Auto`] takes it where the broker does.
+    /// reasons, and sessions that outlive a connection; [`Version::Auto`] takes it where the broker does. What an agent
+    /// speaks is in [`Terms::version`](crate::Terms::version).
     #[must_use]
     pub fn version(mut self, version: Version) -> Self {
         self.version = version;
         self
     }
 
-    /// The client identifier. Default: 23 random letters and digits, fresh for each agent, so that two processes never
-    /// push each other out. Fix it to resume a session in a new process, with
-    /// [`clean_session(false)`](Self::clean_session).
+    /// The client identifier, of at most 65,535 bytes; MQTT 3.1 allows 1 to 23 characters. A broker throws out the
+    /// client that is connected under an identifier when another comes with it (MQTT-3.1.4-2). Default: 23 random
+    /// letters and digits, fresh for each agent, so that two processes never push each other out. Fix it to resume a
+    /// session in a new process, with [`clean_session(false)`](Self::clean_session).
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = Some(client_id.into());
@@ -183,44 +185,48 @@ impl Options {
     }
 
     /// How long the line may be silent before the peer is asked for a sign of life; a peer that stays silent for one
-    /// and a half of these is given up. Whole seconds from 1 to 65,535; zero switches it off. Default: 30 s.
+    /// and a half of these is given up, as the broker gives up a client (MQTT-3.1.2-24). Seconds from 1 to 65,535, of
+    /// which fractions do not count; zero switches it off. An MQTT 5 broker may ask for another
+    /// ([`Terms::keep_alive`](crate::Terms::keep_alive)). Default: 30 s.
     #[must_use]
     pub fn keep_alive(mut self, keep_alive: Duration) -> Self {
         self.keep_alive = keep_alive;
         self
     }
 
-    /// What the broker publishes when this client vanishes. Default: nothing.
+    /// What the broker publishes when this client vanishes; not after a [`drain`](Agent::drain) or a
+    /// [`close`](Agent::close) (MQTT-3.1.2-10). Default: nothing.
     #[must_use]
     pub fn last_will(mut self, last_will: LastWill) -> Self {
         self.last_will = Some(last_will);
         self
     }
 
-    /// The limit for one attempt to connect to one broker, from the name look-up to the CONNACK, all handshakes included.
-    /// Default: 10 s.
+    /// The limit for one attempt to connect to one broker, from the name look-up to the CONNACK, all handshakes
+    /// included; more than zero. Default: 10 s.
     #[must_use]
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.connect_timeout = connect_timeout;
         self
     }
 
-    /// The limit for the TCP handshake with one of the addresses of the host, or of the proxy, before the next is tried.
-    /// Default: 4 s.
+    /// The limit for the TCP handshake with one of the addresses of the host, or of the proxy, before the next is tried;
+    /// more than zero. Default: 4 s.
     #[must_use]
     pub fn address_timeout(mut self, address_timeout: Duration) -> Self {
         self.transport.address_timeout = address_timeout;
         self
     }
 
-    /// How long a write may make no progress before the connection is given up. Default: 20 s.
+    /// How long a write may make no progress before the connection is given up; more than zero. Default: 20 s.
     #[must_use]
     pub fn write_timeout(mut self, write_timeout: Duration) -> Self {
         self.write_timeout = write_timeout;
         self
     }
 
-    /// The deadline of each call that does not set its own. Default: 10 s.
+    /// The deadline of each call that does not set its own, counted from when it is awaited; and how long an agent whose
+    /// last handle was dropped has to send what it accepted. Default: 10 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -243,7 +249,8 @@ impl Options {
     }
 
     /// How many messages that were handed over ([`Agent::try_publish`], [`Offline::Queue`]) may wait to be sent and,
-    /// at QoS 1 and 2, acknowledged. One more is refused. Calls that are awaited do not count: their callers bound
+    /// at QoS 1 and 2, acknowledged; at least 1. One more is refused with
+    /// [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull). Calls that are awaited do not count: their callers bound
     /// them. Default: 100,000.
     #[must_use]
     pub fn max_queued(mut self, max_queued: usize) -> Self {
@@ -251,7 +258,7 @@ impl Options {
         self
     }
 
-    /// The same in bytes of topics and payloads; a single message may be larger. Default: 64 MiB.
+    /// The same in bytes of topics and payloads, at least 1; a single message may be larger. Default: 64 MiB.
     #[must_use]
     pub fn max_queued_bytes(mut self, max_queued_bytes: usize) -> Self {
         self.max_queued_bytes = max_queued_bytes;
@@ -269,15 +276,17 @@ impl Options {
         self
     }
 
-    /// The most filters in one SUBSCRIBE or UNSUBSCRIBE; managed brokers set quotas (AWS IoT: 8). Default: 256.
+    /// The most filters in one SUBSCRIBE or UNSUBSCRIBE, at least 1; managed brokers set quotas (AWS IoT: 8). Default:
+    /// 256.
     #[must_use]
     pub fn max_filters_per_subscribe(mut self, max_filters_per_subscribe: usize) -> Self {
         self.max_filters_per_subscribe = max_filters_per_subscribe;
         self
     }
 
-    /// How many messages a stream holds for a subscriber that is slow, before it loses the oldest; rounded up to a
-    /// power of two. Default: 1,024.
+    /// How many messages a stream holds for a subscriber that is slow, before it loses the oldest, 1 to 1,048,576;
+    /// rounded up to a power of two. [`Subscribe::capacity`](crate::Subscribe::capacity) sets it for one. Default:
+    /// 1,024.
     #[must_use]
     pub fn stream_capacity(mut self, stream_capacity: usize) -> Self {
         self.stream_capacity = stream_capacity;
@@ -285,14 +294,15 @@ impl Options {
     }
 
     /// How long a request's reply filter stays subscribed after the last request that used it, so that the next one
-    /// costs a single round trip. Default: 30 s.
+    /// costs a single round trip. Zero gives it up at once. Default: 30 s.
     #[must_use]
     pub fn reply_linger(mut self, reply_linger: Duration) -> Self {
         self.reply_linger = reply_linger;
         self
     }
 
-    /// What to do when the connection is lost or cannot be made. Default: [`Backoff::default`], for ever.
+    /// What to do when the connection is lost or cannot be made: a [`Backoff`], or a closure that is asked each time
+    /// (see [`ReconnectPolicy`]). Default: [`Backoff::default`], for ever.
     #[must_use]
     pub fn reconnect(mut self, policy: impl ReconnectPolicy) -> Self {
         self.reconnect = Arc::new(policy);
@@ -319,6 +329,19 @@ impl Options {
     }
 
     /// Returns at once and connects in the background; the same as [`Agent::connect_lazy`] with these options.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), mqtt_agent::Error> {
+    /// use mqtt_agent::{Agent, State};
+    /// use std::time::Duration;
+    ///
+    /// let agent = Agent::builder("mqtt://localhost")?.connect_lazy()?;
+    /// // A call may be made at once. To wait for the connection itself, put a limit on it:
+    /// let mut state = agent.state();
+    /// let connected = tokio::time::timeout(Duration::from_secs(30), state.wait_for(State::is_connected)).await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

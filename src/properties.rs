@@ -71,19 +71,19 @@ impl Properties {
         self == Self::NONE
     }
 
-    /// The first value of a user property.
+    /// The first value of a user property with this name, exactly as it is written.
     pub fn user_property(&self, name: &str) -> Option<&str> {
         self.user_properties.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
     }
 
-    /// With the time for which the message is worth delivering.
+    /// With the time for which the message is worth delivering, in whole seconds, rounded up.
     #[must_use]
     pub fn with_message_expiry(mut self, message_expiry: Duration) -> Self {
         self.message_expiry = Some(message_expiry);
         self
     }
 
-    /// With what the payload is, as a MIME type.
+    /// With what the payload is, as a MIME type of at most 65,535 bytes.
     #[must_use]
     pub fn with_content_type(mut self, content_type: impl Into<String>) -> Self {
         self.content_type = Some(content_type.into());
@@ -104,14 +104,14 @@ impl Properties {
         self
     }
 
-    /// With what an answer must carry.
+    /// With what an answer must carry: at most 65,535 bytes.
     #[must_use]
     pub fn with_correlation_data(mut self, correlation_data: impl Into<Bytes>) -> Self {
         self.correlation_data = Some(correlation_data.into());
         self
     }
 
-    /// With one more name and value for the application.
+    /// With one more name and value for the application, of at most 65,535 bytes each.
     #[must_use]
     pub fn with_user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.user_properties.push((name.into(), value.into()));

@@ -130,26 +130,26 @@ impl Publish {
     }
 
     /// How long the message is worth delivering, counted from when this is awaited; rounded up to whole seconds. The
-    /// agent does not send it after that, and the broker does not deliver it. Default: for ever.
+    /// agent does not send it after that, and the broker does not deliver it. Needs MQTT 5. Default: for ever.
     pub fn message_expiry(mut self, message_expiry: Duration) -> Self {
         self.properties.get_or_insert_default().message_expiry = Some(message_expiry);
         self
     }
 
-    /// What the payload is, as a MIME type.
+    /// What the payload is, as a MIME type of at most 65,535 bytes. Needs MQTT 5. Default: nothing.
     pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
         self.properties.get_or_insert_default().content_type = Some(content_type.into());
         self
     }
 
-    /// Declares the payload to be UTF-8 text.
+    /// Declares the payload to be UTF-8 text. Needs MQTT 5. Default: false.
     pub fn payload_is_utf8(mut self, payload_is_utf8: bool) -> Self {
         self.properties.get_or_insert_default().payload_is_utf8 = payload_is_utf8;
         self
     }
 
     /// Where an answer is awaited. [`Agent::request`] sets this, and waits for it. A topic that is not valid is the error
-    /// of the call.
+    /// of the call. Needs MQTT 5. Default: nowhere.
     pub fn response_topic<T>(mut self, topic: T) -> Self
     where
         T: TryInto<Topic>,
@@ -162,13 +162,13 @@ impl Publish {
         self
     }
 
-    /// What an answer must carry.
+    /// What an answer must carry: at most 65,535 bytes. Needs MQTT 5. Default: nothing.
     pub fn correlation_data(mut self, data: impl Into<Bytes>) -> Self {
         self.properties.get_or_insert_default().correlation_data = Some(data.into());
         self
     }
 
-    /// Adds a name and a value for the application.
+    /// Adds a name and a value for the application, of at most 65,535 bytes each. Needs MQTT 5. Default: none.
     pub fn user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let properties = self.properties.get_or_insert_default();
         properties.user_properties.push((name.into(), value.into()));
@@ -176,8 +176,7 @@ impl Publish {
     }
 
     /// How long the call may take, counted from when it is awaited or made a future. After that it is neither sent nor
-    /// sent again.
-    /// Default: the agent's [`timeout`](crate::Options::timeout).
+    /// sent again. Default: the agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -192,6 +191,13 @@ impl Publish {
     /// Hands the message over without waiting: it is sent as soon as that is possible, and nobody hears of its
     /// outcome. The same as [`Agent::try_publish`], with any quality of service and retained or not;
     /// [`timeout`](Self::timeout) and [`offline`](Self::offline) do not apply, for there is no call to end.
+    ///
+    /// ```no_run
+    /// # fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// agent.publish("devices/42/fan", "off").try_send()?; // QoS 1: sent until it is acknowledged
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ use crate::random::rng;
 use crate::telemetry::TARGET;
 use crate::{Error, ErrorKind, Refusal};
 
-/// What is known when a connection was lost, or could not be made.
+/// What is known when a connection was lost, or could not be made; given to a [`ReconnectPolicy`], which has an example.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Lost {
@@ -44,7 +44,8 @@ impl Lost {
 /// ```
 pub trait ReconnectPolicy: Send + Sync + 'static {
     /// The delay before the next attempt, at least 10 ms, or None to stop: the agent then closes, and everything that
-    /// waits is told. Where this panics, the default's delay is taken.
+    /// waits is told. It is run in the agent's task, so it has to be quick and must not wait. Where this panics, the
+    /// default's delay is taken.
     fn delay(&self, lost: &Lost) -> Option<Duration>;
 }
 

@@ -31,6 +31,25 @@ pub use stream::Replies;
 
 /// A call about to be made; made by [`Agent::request`]. Say where the reply will come by
 /// [`reply_to`](Self::reply_to), then await it.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::{Outcome, QoS};
+/// use std::time::Duration;
+///
+/// let call = agent
+///     .request("door/1/cmd", "open")
+///     .reply_to("door/1/ack")
+///     .qos(QoS::ExactlyOnce) // the device is not to be asked twice
+///     .timeout(Duration::from_secs(2));
+/// match call.await {
+///     Ok(reply) => println!("{}", reply.text().unwrap_or("not text")),
+///     Err(error) if error.outcome() == Outcome::NotSent => eprintln!("try again: {error}"),
+///     Err(error) => eprintln!("it may have opened: {error}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is sent until this is awaited"]
 #[derive(Clone)]
 pub struct Request {
@@ -109,8 +128,8 @@ impl Request {
         self
     }
 
-    /// Which of the calls with the same reply filter a reply answers. Default: [`Correlation::by_turns`] with
-    /// [`reply_to`](Self::reply_to), [`Correlation::data`] without.
+    /// Which of the calls with the same reply filter a reply answers; [`Correlation`] has examples. Default:
+    /// [`Correlation::by_turns`] with [`reply_to`](Self::reply_to), [`Correlation::data`] without.
     pub fn correlation(mut self, correlation: Correlation) -> Self {
         self.correlation = Some(correlation);
         self
@@ -170,7 +189,8 @@ impl Request {
         self
     }
 
-    /// Adds a name and a value for the application, as [`properties`](Self::properties).
+    /// Adds a name and a value for the application, of at most 65,535 bytes each; as [`properties`](Self::properties),
+    /// it needs MQTT 5.
     pub fn user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let properties = self.properties.get_or_insert_default();
         properties.user_properties.push((name.into(), value.into()));
@@ -184,14 +204,17 @@ impl Request {
         self
     }
 
-    /// What to do while there is no connection. Default: the agent's [`offline`](crate::Options::offline).
+    /// What to do while there is no connection; [`Offline::Queue`] does here what [`Offline::Wait`] does. Default: the
+    /// agent's [`offline`](crate::Options::offline).
     pub fn offline(mut self, offline: Offline) -> Self {
         self.offline = offline;
         self
     }
 
     /// Awaits this many replies instead of one: from several devices that answer, or one that answers in parts. An
-    /// error has those that came in [`Error::messages`]. The last setting of a call: the others go before it.
+    /// error has those that came in [`Error::messages`]. A count of 0 is an
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument). The last setting of a call: the others go
+    /// before it.
     ///
     /// ```no_run
     /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {

@@ -66,6 +66,20 @@ pub const ERROR_PROPERTY: &str = "error";
 /// The user property beside [`ERROR_PROPERTY`] that has the number of the error, where it has one.
 pub const ERROR_CODE_PROPERTY: &str = "error-code";
 
+/// A failure to write the payload is the call's.
+#[cfg(feature = "json")]
+fn with_payload(request: crate::Request, payload: Result<serde_json::Value, crate::Error>) -> crate::Request {
+    match payload {
+        Ok(payload) => request.json(&payload),
+        Err(error) => request.failing(error),
+    }
+}
+
+#[cfg(feature = "json")]
+fn to_value<T: serde::Serialize + ?Sized>(value: &T) -> Result<serde_json::Value, crate::Error> {
+    serde_json::to_value(value).map_err(crate::json::unwritable)
+}
+
 /// The value as a JSON object with one member more.
 #[cfg(feature = "json")]
 fn with_member<T: serde::Serialize + ?Sized>(
@@ -73,7 +87,7 @@ fn with_member<T: serde::Serialize + ?Sized>(
     name: &str,
     member: String,
 ) -> Result<serde_json::Value, crate::Error> {
-    let value = serde_json::to_value(value).map_err(crate::json::unwritable)?;
+    let value = to_value(value)?;
     let serde_json::Value::Object(mut object) = value else {
         return Err(crate::Error::invalid_argument("this convention takes a JSON object only"));
     };

@@ -31,7 +31,31 @@ use server::{Counters, Server, Stop};
 type Answering = Pin<Box<dyn Future<Output = Result<ReplyBody, RemoteError>> + Send>>;
 type Handler = dyn Fn(IncomingRequest) -> Answering + Send + Sync;
 
-/// A service about to be started; made by [`Agent::serve`]. Await it.
+/// A service about to be started; made by [`Agent::serve`]. Await it. The closures of the settings are run in the tasks
+/// of the service, so they have to be quick and must not wait; one that panics is logged, and taken for one that found
+/// nothing.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::RemoteError;
+/// use std::time::Duration;
+///
+/// let service = agent
+///     .serve("dev/42/rpc", |request| async move {
+///         match request.json_at::<String>("/method").as_deref() {
+///             Ok("ping") => Ok(r#"{"result":"pong"}"#),
+///             _ => Err(RemoteError::new("no such method").with_code(404)),
+///         }
+///     })
+///     .reply_by(|request| Some(format!("{}/rpc", request.json_at::<String>("/src").ok()?)))
+///     .same_by(|request| Some(request.json_at::<u64>("/id").ok()?.to_string()))
+///     .error_payload(|_, error| format!(r#"{{"error":{{"code":{}}}}}"#, error.code.unwrap_or_default()))
+///     .concurrency(8)
+///     .await?;
+/// service.stop(Duration::from_secs(5)).await;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is served until this is awaited"]
 pub struct Serve {
     agent: Agent,
@@ -99,15 +123,15 @@ impl Serve {
     }
 
     /// The topic of the answer, where the request has no response topic of MQTT 5: with the names of the pattern in
-    /// braces, such as `dev/{id}/rpc/res`. Without this and [`reply_by`](Self::reply_by) such a request is handled and
-    /// not answered.
+    /// braces, such as `dev/{id}/rpc/res`. Without this and [`reply_by`](Self::reply_by), of which a service may have one,
+    /// such a request is handled and not answered.
     pub fn reply_to(mut self, topic: impl Into<String>) -> Self {
         self.reply_to = Some(topic.into());
         self
     }
 
-    /// As [`reply_to`](Self::reply_to), read from the request, such as the `src` of a JSON-RPC frame. Where it finds
-    /// nothing, or no valid topic, the request is handled and not answered.
+    /// In place of [`reply_to`](Self::reply_to), read from the request, such as the `src` of a JSON-RPC frame. Where it
+    /// finds nothing, or no valid topic, the request is handled and not answered.
     pub fn reply_by<F>(mut self, topic: F) -> Self
     where
         F: Fn(&IncomingRequest) -> Option<String> + Send + Sync + 'static,
@@ -172,8 +196,8 @@ impl Serve {
         self
     }
 
-    /// How long to wait for the broker's confirmation of the filter, and for that of each answer. Default: the agent's
-    /// [`timeout`](crate::Options::timeout).
+    /// How long to wait for the broker's confirmation of the filter, counted from when this is first polled, and for
+    /// that of each answer. Default: the agent's [`timeout`](crate::Options::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -183,6 +207,9 @@ impl Serve {
         let pattern = Arc::new(self.pattern?);
         let mut setup = self.setup;
         if let Some(template) = &self.reply_to {
+            if !matches!(setup.reply_to, ReplyTo::Nowhere) {
+                return Err(Error::invalid_argument("a service has reply_to or reply_by, not both"));
+            }
             setup.reply_to = ReplyTo::Template(Template::new(template, &pattern)?);
         }
         let subscribe = Subscribe::new(self.agent.clone(), Ok(vec![pattern.filter().clone()]));
@@ -222,7 +249,7 @@ impl Future for ServeFuture {
     }
 }
 
-/// A service that runs; made by [`Agent::serve`].
+/// A service that runs; made by [`Agent::serve`]. It goes on over a reconnect.
 ///
 /// Dropping it ends it at once: the filter is given up, handlers that run are aborted, and what they were to answer is
 /// answered with an error. [`stop`](Self::stop) lets them finish.
@@ -232,7 +259,7 @@ pub struct Service {
     counters: Arc<Counters>,
 }
 
-/// What a service has done and holds, at one moment; see [`Service::stats`].
+/// What a service has done and holds, at one moment; see [`Service::stats`]. All but the last two only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ServiceStats {
@@ -246,7 +273,7 @@ pub struct ServiceStats {
     pub expired: u64,
     /// Requests that were lost because too many waited.
     pub lost: u64,
-    /// Answers that could not be sent.
+    /// Answers that could not be sent, or not as they were.
     pub unsent: u64,
     /// Now: handlers that run, and answers that the broker does not have yet.
     pub running: u64,
@@ -258,11 +285,11 @@ impl Service {
     /// Takes no new requests, lets the handlers that run finish for at most `timeout`, and returns how many did not:
     /// these were aborted. What they, and the requests that waited for a handler, were asked is answered with an error.
     /// Where there is a connection, it also waits, within the same time, until the broker has confirmed that it sends no
-    /// more of them (UNSUBACK).
+    /// more of them (UNSUBACK). What comes until then is acknowledged and not handled: whoever asked hears nothing.
     ///
     /// # Cancel safety
     ///
-    /// Dropping this does not stop the end.
+    /// Dropping this does not stop the end, once it was polled; before that it ends the service as dropping it does.
     pub async fn stop(self, timeout: Duration) -> usize {
         let (reply, answer) = oneshot::channel();
         match self.stop.send(Stop { until: deadline_after(timeout), reply }) {

@@ -8,6 +8,16 @@ use crate::histogram::{Histogram, Timings};
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $kind:ident $name:ident,)*) => {
         /// What an agent has done and holds, at one moment; see [`Agent::stats`](crate::Agent::stats).
+        ///
+        /// What is not of now only grows, from the start of the agent. A copy of plain numbers, each by itself: two of
+        /// them need not be of the same instant.
+        ///
+        /// ```no_run
+        /// # fn example(agent: mqtt_agent::Agent) {
+        /// let mqtt_agent::Stats { published, in_flight, lagged, .. } = agent.stats();
+        /// println!("{published} published, {in_flight} not acknowledged yet, {lagged} lost by slow streams");
+        /// # }
+        /// ```
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct Stats {

@@ -29,6 +29,16 @@ pub use into_filters::IntoFilters;
 /// Which of the messages that the broker retains a subscriber takes.
 ///
 /// The broker sends the retained messages of a filter whenever it gets a SUBSCRIBE for it (MQTT-3.3.1-6).
+/// [`Message::is_retained`] tells them from those that are published now.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::Retained;
+///
+/// let mut events = agent.subscribe("doors/+/opened").retained(Retained::Ignore).await?; // only what comes from now on
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Retained {
@@ -104,6 +114,21 @@ pub enum Acks {
 }
 
 /// A subscription about to be made; made by [`Agent::subscribe`]. Await it.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::QoS;
+/// use std::time::Duration;
+///
+/// let readings = agent
+///     .subscribe("sensors/#")
+///     .qos(QoS::AtMostOnce)
+///     .capacity(16_384) // for bursts
+///     .timeout(Duration::from_secs(2))
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is subscribed until this is awaited"]
 #[derive(Debug, Clone)]
 pub struct Subscribe {
@@ -146,9 +171,10 @@ impl Subscribe {
         self
     }
 
-    /// Whether messages that this agent publishes itself are left out. Needs MQTT 5. All subscribers of a filter in one
-    /// agent must say the same, for the broker has one subscription for them all; a shared subscription cannot have it
-    /// (MQTT-3.8.3-4). Default: false.
+    /// Whether messages that this agent publishes itself are left out. Needs MQTT 5: on a connection of an earlier
+    /// version the call fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). All subscribers of a
+    /// filter in one agent must say the same, for the broker has one subscription for them all; a shared subscription
+    /// cannot have it (MQTT-3.8.3-4). Default: false.
     pub fn no_local(mut self, no_local: bool) -> Self {
         self.wish.no_local = no_local;
         self
@@ -183,13 +209,14 @@ impl Subscribe {
         self
     }
 
-    /// What to do while there is no connection. Default: the agent's [`offline`](crate::Options::offline).
+    /// What to do while there is no connection; [`Offline::Queue`] does here what [`Offline::Wait`] does. Default: the
+    /// agent's [`offline`](crate::Options::offline).
     pub fn offline(mut self, offline: Offline) -> Self {
         self.offline = offline;
         self
     }
 
-    /// When its messages are acknowledged. Default: [`Acks::OnArrival`].
+    /// When its messages are acknowledged; [`Acks`] has an example. Default: [`Acks::OnArrival`].
     pub fn acks(mut self, acks: Acks) -> Self {
         self.acks = acks;
         self
@@ -413,6 +440,14 @@ impl Subscription {
     /// # Cancel safety
     ///
     /// The subscription ends even if this is dropped.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// let alarms = agent.subscribe("alarms/#").await?;
+    /// alarms.unsubscribe().await?; // from now on the broker sends none
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -85,18 +85,19 @@ pub struct Terms {
     pub version: Version,
     /// The client identifier of the connection: the one asked for, or the one the broker assigned.
     pub client_id: String,
-    /// The keep-alive interval the broker asked for in place of the agent's; zero is off.
+    /// The keep-alive interval the broker asked for in place of the agent's; zero is off; None where it did not.
     pub keep_alive: Option<Duration>,
     /// How long the broker keeps the session after the connection, where that is not what the agent asked for;
     /// [`Duration::MAX`] is for ever.
     pub session_expiry: Option<Duration>,
-    /// How many QoS 1 and 2 publishes may be unacknowledged at once.
+    /// How many QoS 1 and 2 publishes may be unacknowledged at once; the agent's own limit is
+    /// [`Options::max_in_flight`](crate::Options::max_in_flight).
     pub receive_maximum: u16,
-    /// The largest packet the broker takes, in bytes.
+    /// The largest packet the broker takes, in bytes; None where it names no limit.
     pub maximum_packet_size: Option<u32>,
     /// The highest QoS it takes.
     pub maximum_qos: QoS,
-    /// How many topic aliases it takes.
+    /// How many topic aliases it takes; 0 for none.
     pub topic_alias_maximum: u16,
     /// Whether it keeps retained messages.
     pub retain_available: bool,
@@ -109,7 +110,7 @@ pub struct Terms {
     /// A prefix for reply topics that this client may use; see
     /// [`Options::request_response_information`](crate::Options::request_response_information).
     pub response_information: Option<String>,
-    /// Another broker that it would have the client use.
+    /// Another broker that it would have the client use. The agent does not go there by itself.
     pub server_reference: Option<String>,
     /// What it said to people.
     pub reason_string: Option<String>,

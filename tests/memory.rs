@@ -199,6 +199,28 @@ fn a_packet_that_is_only_announced_takes_no_memory() {
     });
 }
 
+/// With a count that says "all that come in time", room is made for a burst of them.
+#[test]
+fn a_collect_without_a_bound_takes_little_memory() {
+    alone(Builder::new_current_thread(), async {
+        let server = Scripted::listen().await;
+        let (agent, (mut peer, _)) =
+            tokio::join!(Options::from_url(&server.url()).unwrap().connect(), server.accept_session(false));
+        let agent = agent.unwrap();
+        let bound = Bound::of(8 << 20);
+        let collecting = agent.collect("a", usize::MAX, millis(500)).into_future();
+        let answering = async {
+            let id = peer.expect_subscribe().await.pkid;
+            peer.suback(id, &[SubscribeReasonCode::Success(WireQoS::AtLeastOnce)]).await;
+            peer.send_raw(b"\x30\x04\0\x01ax").await;
+        };
+        let (collected, ()) = tokio::join!(collecting, answering);
+        assert_eq!(collected.unwrap_err().into_messages().len(), 1);
+        drop(bound);
+        agent.close().await;
+    });
+}
+
 /// A message that is kept keeps what it was read into: at most 64 KiB, or its own size.
 #[test]
 fn a_small_message_that_is_kept_does_not_keep_the_memory_of_large_ones_around_it() {

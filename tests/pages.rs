@@ -1,4 +1,5 @@
-//! The pages lead somewhere: each link to a file, and each to a heading, is there; what has Rust in it is compiled.
+//! The pages lead somewhere: each link to a file, and each to a heading, is there; what has Rust in it is compiled; the
+//! list of files is that of the files there are; and the texts by which one looks for a symptom are those that one sees.
 
 #![allow(clippy::unwrap_used)]
 
@@ -63,6 +64,46 @@ fn the_tests_that_the_manual_shows_are_run() {
     assert!(page.contains(&format!("```rust,no_run\n{run}```\n")), "tests/it/manual.rs is not what the page shows");
 }
 
+#[test]
+fn the_list_of_files_has_those_that_are_there_and_no_others() {
+    let page = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let named: Vec<&str> = page.split('`').filter(|text| text.ends_with(".rs") || text.ends_with('/')).collect();
+    let files = sources(&root().join("src"));
+    for file in fs::read_dir(root().join("src")).unwrap() {
+        let stem = file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        let is_named = named.iter().any(|name| name.split(['.', '/']).next() == Some(&stem));
+        assert!(is_named, "src/{stem} is not in docs/architecture.md");
+    }
+    for name in named.iter().filter(|name| name.ends_with(".rs") && !name.contains('*')) {
+        let is_there = files.iter().any(|file| file.ends_with(name)) || root().join(name).exists();
+        assert!(is_there, "there is no {name}, which docs/architecture.md names");
+    }
+}
+
+#[test]
+fn the_symptoms_are_in_the_words_of_the_crate() {
+    let page = fs::read_to_string(root().join("docs/manual/troubleshooting.md")).unwrap();
+    let files = sources(&root().join("src"));
+    let texts: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    // Long texts go on in the next line.
+    let texts: String = texts.split("\\\n").map(str::trim_start).collect();
+    let quoted = page.lines().filter(|line| line.starts_with("| `")).flat_map(|line| {
+        let symptom = line.split(" | ").next().unwrap_or_default();
+        symptom.split('`').skip(1).step_by(2).flat_map(fixed_parts)
+    });
+    let quoted: Vec<String> = quoted.collect();
+    assert!(quoted.len() > 30);
+    let unknown: Vec<_> = quoted.iter().filter(|part| !texts.contains(*part)).collect();
+    assert!(unknown.is_empty(), "not in src: {unknown:#?}");
+}
+
+/// What of a message is the same each time: not its names and numbers.
+fn fixed_parts(message: &str) -> Vec<String> {
+    let words: Vec<_> = message.split(' ').map(|word| if word.contains('_') { "…" } else { word }).collect();
+    let is_end = |letter: char| "…\"(:".contains(letter) || letter.is_ascii_digit();
+    words.join(" ").split(is_end).map(|part| part.trim().to_owned()).filter(|part| part.len() > 10).collect()
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -74,6 +115,12 @@ fn pages() -> Vec<PathBuf> {
         files.map(|file| file.unwrap().path()).filter(|path| path.extension() == Some("md".as_ref())).collect();
     assert!(pages.len() > 10);
     pages
+}
+
+/// All files in Rust below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
 /// The files that a user of the crate gets.

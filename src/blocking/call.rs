@@ -14,6 +14,16 @@ use crate::{
 };
 
 /// A call about to be made: the settings of the async builder, and [`wait`](Self::wait) to make it.
+///
+/// ```no_run
+/// # fn example(agent: mqtt_agent::blocking::Agent) -> Result<(), mqtt_agent::Error> {
+/// use std::time::Duration;
+///
+/// let call = agent.request("dev/42/rpc", "ping").reply_to("dev/42/rpc/res").timeout(Duration::from_secs(2));
+/// println!("{}", call.wait()?.text().unwrap_or("not text"));
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing happens until this is waited for"]
 #[derive(Clone)]
 pub struct Call<B> {

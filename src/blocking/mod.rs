@@ -59,6 +59,19 @@ use runner::Runner;
 ///
 /// Its verbs return a [`Call`], which has the settings of the async builder; [`wait`](Call::wait) makes the call and
 /// returns its answer. What each does, when it returns and what it does offline is described at [`crate::Agent`].
+///
+/// ```no_run
+/// # fn example() -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::blocking::Agent;
+///
+/// let agent = Agent::connect("mqtt://localhost")?;
+/// let clone = agent.clone();
+/// let thread = std::thread::spawn(move || clone.publish("devices/42/led", "on").wait());
+/// agent.publish("devices/43/led", "on").wait()?;
+/// thread.join().expect("it does not panic")?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Agent {
     agent: crate::Agent,
@@ -112,7 +125,8 @@ impl Agent {
         self.call(self.agent.publish(topic, payload))
     }
 
-    /// Hands a QoS 0 message over without waiting for anything; see [`crate::Agent::try_publish`].
+    /// Hands a QoS 0 message over without waiting for anything; see [`crate::Agent::try_publish`]. It may be called
+    /// anywhere, in async code too.
     ///
     /// # Errors
     ///

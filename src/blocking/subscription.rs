@@ -10,6 +10,18 @@ use crate::{Error, Filter, Message, QoS};
 ///
 /// An item is a message, or an error that says why there is a gap: see [`crate::Subscription`]. A clone is one more
 /// receiver of the same messages, from now on: one for each thread that is to see them all.
+///
+/// ```no_run
+/// # fn example(agent: mqtt_agent::blocking::Agent) -> Result<(), mqtt_agent::Error> {
+/// for item in agent.subscribe("sensors/+/temp").wait()? {
+///     match item {
+///         Ok(reading) => println!("{}", reading.topic()),
+///         Err(gap) => eprintln!("{gap}"),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropping a subscription ends it"]
 #[derive(Clone)]
 pub struct Subscription {

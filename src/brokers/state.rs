@@ -15,7 +15,7 @@ use super::Registry;
 use crate::{Error, State};
 
 /// The state of every broker of a registry, and a way to wait for a change; made by
-/// [`Brokers::state`](crate::Brokers::state).
+/// [`Brokers::state`](crate::Brokers::state), which has an example. It keeps neither the registry nor an agent alive.
 #[must_use = "it does nothing but tell"]
 pub struct BrokersState {
     registry: Weak<Registry>,
@@ -114,10 +114,8 @@ impl BrokersState {
         for broker in &registry.brokers {
             let Some(agent) = &broker.agent else { continue };
             there.insert(broker.generation);
-            let mut state = agent.state();
+            let state = agent.state();
             if self.seen.insert(broker.generation) && !state.borrow().is_closed() {
-                // What it has been through before is no change.
-                state.mark_unchanged();
                 self.agents.insert(broker.generation, WatchStream::from_changes(state));
             }
         }

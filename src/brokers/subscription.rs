@@ -26,6 +26,22 @@ use crate::{Agent, Error, Message, Offline, Subscribe, SubscribeFuture, Subscrip
 /// # Cancel safety
 ///
 /// Dropping it gives all its subscriptions up.
+///
+/// ```no_run
+/// # async fn example(brokers: mqtt_agent::Brokers) {
+/// use std::time::Duration;
+///
+/// let mut alarms = brokers.subscribe(|agent| agent.subscribe("alarms/#"));
+/// // Those that can be reached confirm; the others join when they are back.
+/// let _ = tokio::time::timeout(Duration::from_secs(5), alarms.joined()).await;
+/// while let Some((broker, item)) = alarms.recv().await {
+///     match item {
+///         Ok(alarm) => println!("{broker}: {}", alarm.topic()),
+///         Err(error) => eprintln!("{broker}: {error}"),
+///     }
+/// }
+/// # }
+/// ```
 #[must_use = "dropping a subscription ends it"]
 pub struct BrokersSubscription {
     registry: Weak<Registry>,

@@ -3,6 +3,17 @@
 use std::fmt;
 
 /// Why there is no TLS connection. Its text says what to do.
+///
+/// ```no_run
+/// # async fn example() {
+/// use mqtt_agent::{Agent, ErrorKind, TlsFailure};
+///
+/// match Agent::connect("mqtts://localhost").await {
+///     Err(error) if error.kind() == ErrorKind::Tls(TlsFailure::Expired) => eprintln!("call who renews it: {error}"),
+///     _ => {}
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsFailure {
@@ -51,24 +62,27 @@ impl fmt::Display for TlsFailure {
             Self::WrongName => {
                 "the broker's certificate is for another name: connect to that name, or give it by server_name"
             }
-            Self::BadCertificate => "the broker's certificate cannot be accepted",
+            Self::BadCertificate => "the broker's certificate cannot be accepted: the error's source says why",
             Self::ClientCertificateRequired => {
                 "the broker wants a client certificate: give one by cert_file and key_file"
             }
-            Self::ClientCertificateRefused => "the broker does not accept this client's certificate",
+            Self::ClientCertificateRefused => {
+                "the broker does not accept this client's certificate: is it still valid, and signed by an authority that \
+                 the broker knows?"
+            }
             Self::Refused => {
                 "the broker refused the handshake: it may want a client certificate (cert_file and key_file), or share \
                  no cipher suite"
             }
-            Self::Version => "the broker speaks neither TLS 1.2 nor TLS 1.3",
+            Self::Version => "the broker speaks neither TLS 1.2 nor TLS 1.3, and nothing else is safe: it needs an update",
             Self::NotTls => "the answer is not TLS: is this a port for plain connections (mqtt, ws)?",
             Self::HungUp => {
                 "the peer closed the connection in the handshake: is this a port for plain connections (mqtt, ws)?"
             }
             Self::Required => "this port speaks TLS: use mqtts or wss",
-            Self::NoRoots => "the platform trusts no certificates",
-            Self::NoProvider => "there is no crypto provider",
-            Self::Other => "the handshake failed",
+            Self::NoRoots => "the platform trusts no certificates: install them (ca-certificates), or name the broker's ca_file",
+            Self::NoProvider => "there is no crypto provider: enable the feature tls or tls-ring, or give one by crypto_provider",
+            Self::Other => "the handshake failed: the error's source says why",
         })
     }
 }

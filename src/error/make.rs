@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "websocket")]
 use super::WebSocketFailure;
-use super::{Error, ErrorKind, Inner, Outcome, RemoteError, Short, TlsFailure};
-use crate::reason::Reason;
+use super::{Error, ErrorKind, Inner, Outcome, Refusal, RemoteError, Short, TlsFailure};
+use crate::reason::{Reason, ReasonCode};
 use crate::Message;
 
 impl Error {
@@ -47,11 +47,23 @@ impl Error {
     }
 
     pub(crate) fn too_large(size: usize, limit: usize) -> Self {
-        Self::new(ErrorKind::TooLarge, format!("the packet is {size} bytes, the limit is {limit}"))
+        let text = format!("the packet is {size} bytes, the limit is {limit}: send less in one, or in parts");
+        Self::new(ErrorKind::TooLarge, text)
     }
 
     pub(crate) fn refused(reason: &Reason) -> Self {
-        Self::because(ErrorKind::Refused(reason.code.into()), "the broker refused the connection", reason)
+        let refusal = reason.code.into();
+        let advice = match refusal {
+            Refusal::UnacceptableProtocolVersion => Some("set another version, or Version::Auto"),
+            Refusal::IdentifierRejected => Some("set another client_id, or none"),
+            Refusal::BadUserNameOrPassword | Refusal::NotAuthorized => Some("check the user name and the password"),
+            Refusal::BadAuthenticationMethod => Some("check the method of Options::authentication"),
+            Refusal::ServerUnavailable | Refusal::ServerBusy | Refusal::ConnectionRateExceeded => {
+                Some("try again later")
+            }
+            _ => None,
+        };
+        Self::because(ErrorKind::Refused(refusal), "the broker refused the connection", reason).advised(advice)
     }
 
     pub(crate) fn disconnected(reason: &Reason) -> Self {
@@ -64,7 +76,7 @@ impl Error {
 
     pub(crate) fn subscribe_refused(filter: &str, reason: &Reason) -> Self {
         let what = format!("the broker refused the filter {}", Short(filter));
-        Self::because(ErrorKind::SubscribeRefused, what, reason)
+        Self::because(ErrorKind::SubscribeRefused, what, reason).advised_of_rules()
     }
 
     pub(crate) fn unsubscribe_refused(filter: &str, reason: &Reason) -> Self {
@@ -73,11 +85,12 @@ impl Error {
     }
 
     pub(crate) fn publish_refused(reason: &Reason) -> Self {
-        Self::because(ErrorKind::PublishRefused, "the broker refused the message", reason)
+        Self::because(ErrorKind::PublishRefused, "the broker refused the message", reason).advised_of_rules()
     }
 
     pub(crate) fn no_responders(reason: &Reason) -> Self {
-        Self::because(ErrorKind::NoResponders, "nobody is there to answer", reason)
+        let error = Self::because(ErrorKind::NoResponders, "nobody is there to answer", reason);
+        error.advised(Some("is the device connected, and is it the right topic?"))
     }
 
     /// The reply that says it goes into [`messages`](Self::messages).
@@ -90,7 +103,11 @@ impl Error {
     }
 
     pub(crate) fn key_in_use() -> Self {
-        Self::new(ErrorKind::KeyInUse, "another call waits for a reply with the same key by the same reply filter")
+        Self::new(
+            ErrorKind::KeyInUse,
+            "another call waits for a reply with the same key by the same reply filter: give each a key of its own, such \
+             as Agent::next_id",
+        )
     }
 
     /// A message came, so what it may answer was done.
@@ -108,7 +125,10 @@ impl Error {
     }
 
     pub(crate) fn offline() -> Self {
-        Self::new(ErrorKind::Offline, "there is no connection to the broker now")
+        Self::new(
+            ErrorKind::Offline,
+            "there is no connection to the broker now: try again later, or wait for one (Offline::Wait)",
+        )
     }
 
     pub(crate) fn queue_full() -> Self {
@@ -145,11 +165,14 @@ impl Error {
     }
 
     pub(crate) fn lagging(lost: u64) -> Self {
-        Self::new(ErrorKind::Lagged(lost), format!("{lost} messages were lost: they were not taken in time"))
+        let text = format!(
+            "{lost} messages were lost: they were not taken in time; read the stream faster, or raise its capacity"
+        );
+        Self::new(ErrorKind::Lagged(lost), text)
     }
 
     pub(crate) fn closed() -> Self {
-        Self::new(ErrorKind::Closed, "the agent is closed")
+        Self::new(ErrorKind::Closed, "the agent is closed: connect a new one")
     }
 
     pub(crate) fn no_runtime() -> Self {
@@ -157,21 +180,42 @@ impl Error {
     }
 
     pub(crate) fn unknown_broker(name: &str) -> Self {
-        Self::new(ErrorKind::UnknownBroker, format!("no broker named {} is registered", Short(name)))
+        Self::new(ErrorKind::UnknownBroker, format!("no broker named {} is registered: add it first", Short(name)))
     }
 
     pub(crate) fn already_set() -> Self {
-        Self::new(ErrorKind::AlreadySet, "there is a global agent already: it is set, or was used, before this")
+        Self::new(
+            ErrorKind::AlreadySet,
+            "there is a global agent already, set or used before this: set it once, before its first use",
+        )
     }
 
     #[cfg(feature = "blocking")]
     pub(crate) fn no_thread(source: std::io::Error) -> Self {
-        Self::new(ErrorKind::NoRuntime, "the thread that is to run the agent cannot be started").with_source(source)
+        let text = "the thread that is to run the agent cannot be started: has the process reached a limit?";
+        Self::new(ErrorKind::NoRuntime, text).with_source(source)
     }
 
     #[cfg(feature = "blocking")]
     pub(crate) fn own_thread() -> Self {
-        Self::new(ErrorKind::OwnThread, "a blocking call on the thread that runs its agent would wait for itself")
+        Self::new(
+            ErrorKind::OwnThread,
+            "a blocking call on the thread that runs its agent would wait for itself: make it on another thread",
+        )
+    }
+
+    /// With what to do about it, which the peer's own words do not say.
+    fn advised(mut self, advice: Option<&str>) -> Self {
+        if let Some(advice) = advice {
+            self.0.text = format!("{}; {advice}", self.0.text).into();
+        }
+        self
+    }
+
+    /// Before MQTT 5 a broker has no other word for it than an unspecified error.
+    fn advised_of_rules(self) -> Self {
+        let may_be_rules = matches!(self.0.reason, Some(ReasonCode::NOT_AUTHORIZED | ReasonCode::UNSPECIFIED_ERROR));
+        self.advised(may_be_rules.then_some("do its access rules allow that to this client?"))
     }
 
     pub(crate) fn with_outcome(mut self, outcome: Outcome) -> Self {
@@ -192,5 +236,34 @@ impl Error {
     pub(crate) fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.0.source = Some(Arc::new(source));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_the_broker_said_and_what_to_do() {
+        let reason = Reason { code: ReasonCode::NOT_AUTHORIZED, text: Some("who are you".into()) };
+        let text = Error::refused(&reason).to_string();
+        assert_eq!(
+            text,
+            "the broker refused the connection: not authorized (0x87): who are you; check the user name and the password"
+        );
+        let version = Error::refused(&ReasonCode::UNSUPPORTED_PROTOCOL_VERSION.into()).to_string();
+        assert!(version.ends_with("; set another version, or Version::Auto"), "{version}");
+        let banned = Error::refused(&ReasonCode::BANNED.into()).to_string();
+        assert_eq!(banned, "the broker refused the connection: banned (0x8a)");
+    }
+
+    #[test]
+    fn what_access_rules_may_forbid_is_told_as_such() {
+        for code in [ReasonCode::NOT_AUTHORIZED, ReasonCode::UNSPECIFIED_ERROR] {
+            let texts = [Error::subscribe_refused("a/#", &code.into()), Error::publish_refused(&code.into())];
+            assert!(texts.iter().all(|error| error.to_string().contains("access rules")), "{texts:?}");
+        }
+        let full = Error::publish_refused(&ReasonCode::QUOTA_EXCEEDED.into()).to_string();
+        assert!(!full.contains("access rules"), "{full}");
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::input::{Bits, Input};
 use crate::allowance::Allowance;
 use crate::command::Notice;
-use crate::session::Session;
+use crate::session::{Session, KEPT};
 use crate::stats::Counters;
 use crate::{Error, Options, Version};
 
@@ -64,8 +64,6 @@ const LOOKS: usize = 3;
 /// Where reading stops, and what the last packet can add: what it was that kept others back.
 const MAX_ACKS: usize = 16_384 + MAX_HOLDS;
 const MAX_HOLDS: usize = 16;
-/// What may be left over where only a few are live.
-const KEPT: usize = 1024;
 
 const STEPS: [Duration; 8] = [
     Duration::ZERO,

@@ -11,10 +11,20 @@ use crate::{field, Error};
 
 /// The client's side of one authentication exchange, such as SCRAM or a challenge to be signed.
 ///
-/// Made anew for each connection by the function given to [`Options::authentication`].
+/// Made anew for each connection by the function given to [`Options::authentication`], which has an example.
 pub trait Exchange: Send {
     /// The next step. `challenge` is None at first, for the data that CONNECT carries; then what each AUTH of the broker
     /// carries; and at last what its CONNACK carries, if anything, where only an error matters: it refuses the broker.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future is dropped, and the exchange with it, when the attempt's
+    /// [`connect_timeout`](Options::connect_timeout) is over or the agent ends.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the attempt, as [`ErrorKind::Authentication`](crate::ErrorKind::Authentication) with it as the
+    /// source.
     fn step(&mut self, challenge: Option<Bytes>) -> ExchangeFuture<'_>;
 }
 

@@ -24,15 +24,12 @@ impl Options {
         if !self.keep_alive.is_zero() && self.keep_alive < Duration::from_secs(1) {
             return Err(Error::invalid_options("keep_alive is under a second; zero switches it off"));
         }
-        if self.max_in_flight == 0 {
-            return Err(Error::invalid_options("max_in_flight must be at least 1"));
-        }
         let at_least_one = [
+            ("max_in_flight", self.max_in_flight.into()),
             ("max_queued", self.max_queued),
             ("max_queued_bytes", self.max_queued_bytes),
             ("max_packet_size", self.max_packet_size),
             ("max_filters_per_subscribe", self.max_filters_per_subscribe),
-            ("stream_capacity", self.stream_capacity),
         ];
         for (name, value) in at_least_one {
             if value == 0 {
@@ -178,4 +175,4 @@ pub(crate) fn check_capacity(capacity: usize) -> Result<(), &'static str> {
     }
 }
 
-pub(crate) const MAX_CAPACITY: usize = 1 << 20;
+const MAX_CAPACITY: usize = 1 << 20;

@@ -26,7 +26,8 @@ pub struct LastWill {
 }
 
 impl LastWill {
-    /// A will with QoS 1, not retained. A topic that is not valid is reported when the agent connects.
+    /// A will with QoS 1, not retained. A topic that is not valid, and a payload over 65,535 bytes, are reported when
+    /// the agent is made.
     pub fn new<T>(topic: T, payload: impl Into<Bytes>) -> Self
     where
         T: TryInto<Topic>,
@@ -42,29 +43,31 @@ impl LastWill {
         }
     }
 
-    /// The quality of service it is published with.
+    /// The quality of service it is published with. Default: [`QoS::AtLeastOnce`].
     #[must_use]
     pub fn qos(mut self, qos: QoS) -> Self {
         self.qos = qos;
         self
     }
 
-    /// Whether the broker keeps it as the topic's retained message.
+    /// Whether the broker keeps it as the topic's retained message. Default: false.
     #[must_use]
     pub fn retain(mut self, retain: bool) -> Self {
         self.retain = retain;
         self
     }
 
-    /// Its properties, for MQTT 5. Default: none.
+    /// Its properties, for MQTT 5; with an earlier version they, and a [`delay`](Self::delay), are an error when the
+    /// agent is made. Default: none.
     #[must_use]
     pub fn properties(mut self, properties: Properties) -> Self {
         self.properties = properties;
         self
     }
 
-    /// How long the broker waits before it publishes the will, in whole seconds, for MQTT 5: a client that is back by
-    /// then was not gone. Needs a session that is kept for as long. Default: zero.
+    /// How long the broker waits before it publishes the will, in whole seconds, rounded up, for MQTT 5 (section
+    /// 3.1.3.2.2): a client that is back by then was not gone. Needs a session that is kept for as long
+    /// ([`Options::session_expiry`](crate::Options::session_expiry)). Default: zero.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay;

@@ -11,7 +11,14 @@ use crate::{field, Error};
 
 /// A user name and a password.
 ///
-/// Given to [`Options::login`], or back by the function of [`Options::credentials_from`].
+/// Given to [`Options::login`], or back by the function of [`Options::credentials_from`]. Each is at most 65,535 bytes;
+/// the password is in no text that this crate writes.
+///
+/// ```
+/// use mqtt_agent::{Login, Options};
+///
+/// let options = Options::new("localhost").login(Login::username("sensor-7")); // no password
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     pub(crate) username: String,
@@ -42,7 +49,7 @@ impl Login {
 
 /// As whom the agent connects. The last of these counts.
 impl Options {
-    /// User name and password, fixed.
+    /// User name and password, fixed. Default: none.
     #[must_use]
     pub fn credentials(self, username: impl Into<String>, password: impl Into<String>) -> Self {
         self.login(Login::new(username, password))
@@ -87,6 +94,12 @@ impl Options {
 
     /// User name, and the password from a file that is read anew before each CONNECT, as secrets are mounted into
     /// containers; the end of its last line does not count. A file that cannot be read is a failed attempt to connect.
+    ///
+    /// ```
+    /// use mqtt_agent::Options;
+    ///
+    /// let options = Options::new("localhost").password_file("web", "/run/secrets/mqtt");
+    /// ```
     #[must_use]
     pub fn password_file(self, username: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         let (username, path) = (username.into(), path.into());

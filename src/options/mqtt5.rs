@@ -24,10 +24,10 @@ const TOPIC_ALIASES: u16 = 16;
 /// For [`Version::V5`], and for [`Version::Auto`] where the broker speaks it; with an earlier version they are an error
 /// when the agent is made.
 impl Options {
-    /// How long the broker keeps the session after the connection is lost, in whole seconds; [`Duration::MAX`] is for
-    /// ever. With [`clean_session(true)`](Self::clean_session) the first connection of an agent starts a new session,
-    /// and the later ones resume it: a cut line then loses nothing, without a fixed client identifier. Default: zero
-    /// with `clean_session(true)`, for ever without.
+    /// How long the broker keeps the session after the connection is lost, in whole seconds, rounded up;
+    /// [`Duration::MAX`] is for ever (MQTT 5, section 3.1.2.11.2). With [`clean_session(true)`](Self::clean_session)
+    /// the first connection of an agent starts a new session, and the later ones resume it: a cut line then loses
+    /// nothing, without a fixed client identifier. Default: zero with `clean_session(true)`, for ever without.
     #[must_use]
     pub fn session_expiry(mut self, session_expiry: Duration) -> Self {
         self.mqtt5.session_expiry = Some(session_expiry);
@@ -35,7 +35,7 @@ impl Options {
     }
 
     /// How many QoS 1 and 2 messages the broker may send before the first is acknowledged, at least 1. Default: as many
-    /// as the protocol allows, 65,535.
+    /// as the protocol allows, 65,535 (MQTT 5, section 3.1.2.11.3).
     #[must_use]
     pub fn receive_maximum(mut self, receive_maximum: u16) -> Self {
         self.mqtt5.receive_maximum = Some(receive_maximum);
@@ -65,7 +65,7 @@ impl Options {
         self
     }
 
-    /// Adds a name and a value for the broker to CONNECT. Default: none.
+    /// Adds a name and a value for the broker to CONNECT, of at most 65,535 bytes each. Default: none.
     #[must_use]
     pub fn user_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.mqtt5.user_properties.push((name.into(), value.into()));

@@ -9,7 +9,15 @@ use crate::Error;
 
 impl Options {
     /// A header for the WebSocket handshake, such as `Authorization`. May be called again for more; its value never
-    /// appears in a text. Only for `ws` and `wss`. Default: none.
+    /// appears in a text. Only for `ws` and `wss`: with another scheme, and for what is no header, the agent is not
+    /// made. Default: none.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), mqtt_agent::Error> {
+    /// let options = mqtt_agent::Options::from_url("wss://localhost/mqtt")?.websocket_header("X-Api-Key", "secret");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn websocket_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.transport.websocket_headers.push((name.into(), value.into()));
@@ -18,7 +26,7 @@ impl Options {
 
     /// A proxy to go through, `http://[user:password@]host:port` (HTTP CONNECT) or `socks5://[user:password@]host:port`,
     /// which resolves the name of the broker. Needs the feature `proxy`; a URL that cannot be used is reported when the
-    /// agent connects. The environment's `http_proxy` is not looked at. Default: none.
+    /// agent is made. The environment's `http_proxy` is not looked at. Default: none.
     ///
     /// ```
     /// # fn main() -> Result<(), mqtt_agent::Error> {

@@ -16,6 +16,16 @@ use tokio_rustls::rustls::{crypto::CryptoProvider, ClientConfig};
 impl Options {
     /// A file in PEM with the certificates of the authorities to trust, instead of those that the platform trusts; also
     /// for a broker's certificate that has signed itself. May be called again for more. Default: none.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), mqtt_agent::Error> {
+    /// let options = mqtt_agent::Options::from_url("mqtts://localhost")?
+    ///     .ca_file("/etc/mqtt/ca.pem")
+    ///     .cert_file("/etc/mqtt/web-1.pem") // where the broker wants to know who comes
+    ///     .key_file("/etc/mqtt/web-1.key");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.transport.tls.ca.push(Pem::File(path.into()));
@@ -85,8 +95,9 @@ impl Options {
         self
     }
 
-    /// A configuration of one's own, which is used as it is; [`rustls`](crate::rustls) is re-exported for it. Default:
-    /// made from the options here, with TLS 1.2 and 1.3 and the resumption of sessions.
+    /// A configuration of one's own, which is used as it is; [`rustls`](crate::rustls) is re-exported for it. Together
+    /// with an option that would be a part of it, such as [`ca_file`](Self::ca_file), it is an error when the agent is
+    /// made. Default: made from the options here, with TLS 1.2 and 1.3 and the resumption of sessions.
     #[cfg(feature = "tls-no-provider")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls", feature = "tls-ring", feature = "tls-no-provider"))))]
     #[must_use]

@@ -33,6 +33,14 @@ impl Options {
     /// In a `ws` or `wss` URL anything else in the query goes to the server as it is, as signed URLs need (an `@` in a
     /// name is written `%40`); to send one of the names above to the server, begin with an [`Endpoint`].
     ///
+    /// ```
+    /// use mqtt_agent::Options;
+    ///
+    /// let plain = Options::from_url("mqtt://user:p%40ss@localhost:1884?client_id=web-1&keep_alive=20")?;
+    /// let encrypted = Options::from_url("wss://localhost/mqtt?version=5&ca_file=/etc/mqtt/ca.pem")?;
+    /// # Ok::<(), mqtt_agent::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidOptions`](crate::ErrorKind::InvalidOptions) for a text that is no URL, an unknown scheme, an

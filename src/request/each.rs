@@ -20,7 +20,28 @@ use crate::{Error, ErrorKind, Message, Outcome};
 /// Many calls, some at a time, as a [`Stream`] of their keys and answers; made by
 /// [`Agent::request_each`](crate::Agent::request_each).
 ///
-/// The settings go before the first poll. Nothing is called before that.
+/// The settings go before the first poll. Nothing is called before that. Without a connection each call does what its
+/// [`offline`](Request::offline) says.
+///
+/// # Cancel safety
+///
+/// Dropped, it drops the calls under way; those not begun are not made.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use std::time::Duration;
+///
+/// let calls = ["hall", "yard"].map(|door| {
+///     (door, agent.request(format!("door/{door}/cmd"), "lock").reply_to(format!("door/{door}/ack")))
+/// });
+/// let each = agent.request_each(calls).timeout(Duration::from_secs(10)).attempts(3);
+/// let (locked, failures) = each.partition().await;
+/// for (door, error) in failures {
+///     eprintln!("{door}: {error}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is sent until this is polled"]
 pub struct RequestEach<K, I> {
     /// None when it has given its last.
@@ -35,7 +56,7 @@ pub struct RequestEach<K, I> {
     progress: Progress,
 }
 
-/// How far a [`RequestEach`] is.
+/// How far a [`RequestEach`] is; given to what [`RequestEach::on_progress`] was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Progress {
@@ -118,6 +139,15 @@ impl<K, I: Iterator<Item = (K, Request)>> RequestEach<K, I> {
     }
 
     /// Is told after each call that is over how many are. It runs where the stream is polled.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+    /// let calls = (0..100).map(|id| (id, agent.request(format!("dev/{id}/rpc"), "ping").reply_to(format!("dev/{id}/res"))));
+    /// let each = agent.request_each(calls).on_progress(|progress| println!("{} of {:?}", progress.done, progress.total));
+    /// let (replies, failures) = each.partition().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on_progress(mut self, on_progress: impl FnMut(Progress) + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(on_progress));
         self

@@ -47,7 +47,11 @@ impl IntoFuture for RequestMany {
     }
 }
 
-/// The future of a [`RequestMany`]; as [`RequestFuture`](super::RequestFuture).
+/// The future of a [`RequestMany`].
+///
+/// # Cancel safety
+///
+/// As that of [`RequestFuture`](super::RequestFuture); the replies that came so far are lost with it.
 #[must_use = "nothing is sent until this is awaited"]
 pub struct RequestManyFuture {
     pending: Pending,

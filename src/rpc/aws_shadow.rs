@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::{with_member, Correlation};
+use super::{with_member, with_payload, Correlation};
 use crate::error::RemoteError;
 use crate::{Agent, Message, Request};
 
@@ -65,10 +65,8 @@ impl AwsShadow {
             .correlation(Correlation::json("/clientToken"))
             .error_from(error);
         // At most 64 bytes.
-        match with_member(document, "clientToken", format!("{}-{}", agent.unique_name(), agent.next_id())) {
-            Ok(document) => request.json(&document),
-            Err(error) => request.failing(error),
-        }
+        let token = format!("{}-{}", agent.unique_name(), agent.next_id());
+        with_payload(request, with_member(document, "clientToken", token))
     }
 }
 

@@ -23,6 +23,17 @@ use crate::json::Pointer;
 ///
 /// A reply whose key nobody waits for goes to the call that has its turn on the same filter, if there is one, and is
 /// otherwise counted in [`Stats::late_replies`](crate::Stats::late_replies).
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::rpc::Correlation;
+///
+/// // `{"id":17,"method":"status"}` is answered by `{"id":17,"result":…}`: any number of calls at once.
+/// let call = agent.request("dev/42/rpc", r#"{"id":17,"method":"status"}"#).reply_to("dev/42/rpc/res");
+/// let status = call.correlation(Correlation::json("/id")).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Correlation(pub(crate) Rule);
 
@@ -114,7 +125,9 @@ impl Correlation {
         Self::json_pair(&pointer, &pointer)
     }
 
-    /// As [`json`](Self::json), where the request has it at `question` and the reply at `answer`.
+    /// As [`json`](Self::json), where the request has it at `question` and the reply at `answer`. What is no pointer,
+    /// and a request without a value there, make the call fail with
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
     #[cfg(feature = "json")]
     pub fn json_pair(question: impl AsRef<str>, answer: impl AsRef<str>) -> Self {
         let pointers = Pointer::new(question.as_ref())

@@ -1,9 +1,9 @@
 //! Shelly Gen2 and later, and what else runs Mongoose OS: JSON-RPC on `<device>/rpc`.
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{json, Value};
 
-use super::Correlation;
+use super::{to_value, with_payload, Correlation};
 use crate::error::RemoteError;
 use crate::{Agent, Message, Request};
 
@@ -48,15 +48,9 @@ impl Shelly {
     pub fn call<P: Serialize + ?Sized>(&self, agent: &Agent, method: &str, params: &P) -> Request {
         let src = self.src.clone().unwrap_or_else(|| format!("mqtt-agent-{}", agent.unique_name()));
         let request = agent.request(format!("{}/rpc", self.device), "").reply_to(format!("{src}/rpc"));
-        // By way of a value, so that a failure to write the parameters is the call's.
-        match serde_json::to_value(params) {
-            Ok(params) => {
-                request.json(&json!({ "id": agent.next_id(), "src": src, "method": method, "params": params }))
-            }
-            Err(error) => request.failing(crate::json::unwritable(error)),
-        }
-        .correlation(Correlation::json("/id"))
-        .error_from(error)
+        let frame = |params: Value| json!({ "id": agent.next_id(), "src": src, "method": method, "params": params });
+        let request = with_payload(request, to_value(params).map(frame));
+        request.correlation(Correlation::json("/id")).error_from(error)
     }
 }
 

@@ -1,9 +1,9 @@
 //! ThingsBoard: the number of a call is in its topic.
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{json, Value};
 
-use super::Correlation;
+use super::{to_value, with_payload, Correlation};
 use crate::{Agent, Request};
 
 /// The remote procedure calls of a ThingsBoard device connection.
@@ -65,10 +65,7 @@ impl ThingsBoard {
     pub fn call<P: Serialize + ?Sized>(&self, agent: &Agent, method: &str, params: &P) -> Request {
         let id = agent.next_id();
         let request = agent.request(format!("{}/{id}", self.request), "").reply_to(format!("{}/+", self.response));
-        match serde_json::to_value(params) {
-            Ok(params) => request.json(&json!({ "method": method, "params": params })),
-            Err(error) => request.failing(crate::json::unwritable(error)),
-        }
-        .correlation(Correlation::topic(id.to_string()))
+        let frame = |params: Value| json!({ "method": method, "params": params });
+        with_payload(request, to_value(params).map(frame)).correlation(Correlation::topic(id.to_string()))
     }
 }

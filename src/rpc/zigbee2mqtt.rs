@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{with_member, Correlation};
+use super::{with_member, with_payload, Correlation};
 use crate::error::RemoteError;
 use crate::{Agent, Message, Request};
 
@@ -41,10 +41,8 @@ impl Zigbee2Mqtt {
             .reply_to(format!("{}/bridge/response/{name}", self.base))
             .correlation(Correlation::json("/transaction"))
             .error_from(error);
-        match with_member(params, "transaction", format!("{}-{}", agent.unique_name(), agent.next_id())) {
-            Ok(params) => request.json(&params),
-            Err(error) => request.failing(error),
-        }
+        let transaction = format!("{}-{}", agent.unique_name(), agent.next_id());
+        with_payload(request, with_member(params, "transaction", transaction))
     }
 }
 

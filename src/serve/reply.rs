@@ -59,7 +59,22 @@ impl fmt::Debug for ReplyBody {
 /// `json`), a [`ReplyBody`], or a `Result` of one of these.
 ///
 /// The error of such a `Result` is sent to the other side as its text, so it should have nothing in it that is not for
-/// them; a [`RemoteError`] takes its code along.
+/// them; a [`RemoteError`] takes its code along. A type of one's own can be an answer too:
+///
+/// ```
+/// use mqtt_agent::{IntoReply, RemoteError, ReplyBody};
+///
+/// struct Celsius(f64);
+///
+/// impl IntoReply for Celsius {
+///     fn into_reply(self) -> Result<ReplyBody, RemoteError> {
+///         match self.0 >= -273.15 {
+///             true => Ok(ReplyBody::new(self.0.to_string())),
+///             false => Err(RemoteError::new("the sensor is broken")),
+///         }
+///     }
+/// }
+/// ```
 pub trait IntoReply {
     /// The answer, or the error in its place.
     ///

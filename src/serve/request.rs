@@ -11,6 +11,23 @@ use crate::{Message, Topic};
 
 /// A request that arrived at a service; given to the handler of [`Agent::serve`](crate::Agent::serve). Cloning it costs
 /// two reference counts.
+///
+/// ```no_run
+/// # async fn example(agent: mqtt_agent::Agent) -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::IncomingRequest;
+///
+/// async fn switch(request: IncomingRequest) -> Result<String, String> {
+///     let lamp = request.param("lamp").unwrap_or_default();
+///     match request.text() {
+///         Ok(state @ ("on" | "off")) => Ok(format!("{lamp} is {state}")),
+///         _ => Err(format!("{lamp} can be on or off")),
+///     }
+/// }
+///
+/// let service = agent.serve("lamps/{lamp}/set", switch).reply_to("lamps/{lamp}/state").await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct IncomingRequest {
     message: Message,
@@ -23,7 +40,7 @@ impl IncomingRequest {
     }
 
     /// What the topic has for a name of the served pattern: with `dev/{id}/rpc` and the topic `dev/42/rpc`, the `id` is
-    /// `42`.
+    /// `42`. None for a name that the pattern does not have, and for a `{rest#}` of which there is nothing.
     pub fn param(&self, name: &str) -> Option<&str> {
         self.pattern.capture(name, self.message.topic().as_str())
     }

@@ -15,7 +15,7 @@ use crate::error::RemoteError;
 use crate::publish::{Content, Publish};
 use crate::rpc::{ERROR_CODE_PROPERTY, ERROR_PROPERTY};
 use crate::telemetry::TARGET;
-use crate::Topic;
+use crate::{Error, ErrorKind, Topic};
 
 /// Owes an answer. Dropped before it was given, it hands over an error to be sent.
 pub(super) struct Responder {
@@ -93,15 +93,25 @@ impl Responder {
         }
     }
 
-    /// Sends the answer, and returns when the broker has it.
+    /// Sends the answer, and returns when the broker has it. Where it can never be sent, an error is, so that whoever asked
+    /// need not wait in vain.
     pub(super) async fn send(mut self, body: ReplyBody) {
-        self.owed = Owed::Body(body.clone());
-        if let Some(publish) = self.publish(body) {
-            if let Err(error) = publish.timeout(self.timeout).await {
-                self.note_unsent(&error);
+        if let Err(error) = self.answer(body).await {
+            self.note_unsent(&error);
+            if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::InvalidArgument) {
+                let error = RemoteError::new(format!("the answer cannot be sent: {error}"));
+                let _ = self.answer(self.body(Err(error))).await;
             }
         }
         self.owed = Owed::Nothing;
+    }
+
+    async fn answer(&mut self, body: ReplyBody) -> Result<(), Error> {
+        self.owed = Owed::Body(body.clone());
+        match self.publish(body) {
+            Some(publish) => publish.timeout(self.timeout).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     fn publish(&self, body: ReplyBody) -> Option<Publish> {
@@ -112,7 +122,7 @@ impl Responder {
         Some(publish.qos(self.setup.reply_qos))
     }
 
-    fn note_unsent(&self, error: &crate::Error) {
+    fn note_unsent(&self, error: &Error) {
         let topic = self.request.topic();
         tracing::warn!(name: "mqtt.answer_unsent", target: TARGET, %topic, %error, "an answer could not be sent");
         self.counters.unsent(1);

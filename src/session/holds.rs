@@ -28,7 +28,7 @@ pub(super) struct Holds {
     /// QoS 2 messages without a PUBREC. They outlive the connection: what comes again under the same identifier is the
     /// same message (MQTT-4.3.3-2).
     unrecorded: HashMap<PacketId, Unrecorded, Hasher>,
-    /// Messages delivered since the last refusal went the same way.
+    /// Messages that joined the stream since the last refusal did.
     since_refusal: usize,
 }
 
@@ -72,7 +72,6 @@ impl Holds {
     pub(super) fn hold(&mut self, ack: Option<Ack>) -> HoldId {
         self.last.0 += 1;
         self.outstanding += 1;
-        self.since_refusal += 1;
         let hold = self.last;
         if let Some(ack) = ack {
             self.pending.insert(hold, Pending { ack, is_given: false });
@@ -82,6 +81,11 @@ impl Holds {
             self.unrecorded.insert(id, Unrecorded { hold, is_due: true });
         }
         hold
+    }
+
+    /// A message joined the stream.
+    pub(super) fn note_handed(&mut self) {
+        self.since_refusal += 1;
     }
 
     /// A QoS 2 message came again: its PUBREC is due on this connection, after whatever came before it.

@@ -7,8 +7,8 @@
 //! One file per subject, each an `impl Session` beside the state it keeps: `publish` (sending, acknowledgements, replay),
 //! `receive` (incoming messages and their acknowledgements), `holds` (acknowledgements that are kept back),
 //! `subscriptions`, `shared`, `covers` and `subscribe` (filters and who shares them), `request` (calls and their
-//! replies), `close`. Below them, knowing nothing of a session: `queue`, `in_flight` (packet identifiers), `deadlines`,
-//! `keep_alive`.
+//! replies), `close`. Below them, knowing nothing of a session: `in_flight` (packet identifiers), `deadlines`,
+//! `keep_alive`, `room` (what a burst leaves behind).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +33,9 @@ mod holds;
 mod in_flight;
 mod keep_alive;
 mod publish;
-mod queue;
 mod receive;
 mod request;
+mod room;
 mod shared;
 mod subscribe;
 mod subscriptions;
@@ -52,6 +52,9 @@ use publish::{CallKey, Outgoing, Publishes};
 use receive::Receiving;
 use request::{RequestKey, Requests};
 use subscriptions::{FilterKey, Subscriptions};
+
+#[cfg(any(fuzzing, test))]
+pub(crate) use room::KEPT;
 
 #[derive(Debug)]
 pub(crate) struct Session {

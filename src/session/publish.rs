@@ -1,4 +1,6 @@
-//! Messages on their way out: the queue, the acknowledgements, the replay.
+//! Messages on their way out: how they are taken in, and who hears of their outcome.
+//!
+//! They wait in the `queue`; `send` sends them for the first time, `replay` on later connections, and `acks` is the end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,20 +9,23 @@ use slotmap::SlotMap;
 use tokio::time::Instant;
 
 use super::in_flight::On;
-use super::queue::{Place, Queue};
 use super::request::RequestKey;
-use super::{Due, Entry, Session, WRITE_AHEAD};
+use super::{Due, Entry, Session};
 use crate::allowance::{weight, Allowance, Share};
 use crate::command::{self, Reply};
 use crate::options::Offline;
 use crate::publish::Delivery;
-use crate::reason::{Reason, ReasonCode};
-use crate::telemetry::TARGET;
-use crate::wire::{self, Codec, Outbound, Output, PacketId};
-use crate::{Error, Outcome, QoS};
+use crate::wire::{self, Outbound, PacketId};
+use crate::{Error, Outcome};
 
+mod acks;
+mod queue;
 mod replay;
+mod send;
 
+pub(super) use queue::Place;
+
+use queue::Queue;
 use replay::Suspicion;
 
 slotmap::new_key_type! {
@@ -212,9 +217,6 @@ impl Call {
     }
 }
 
-/// Above this many entries, an empty list gives its memory back.
-const KEPT: usize = 1024;
-
 /// Up to this many messages are not worth a sweep.
 const MIN_SWEEP: usize = 1024;
 
@@ -261,184 +263,6 @@ impl Session {
                     call.place = place;
                 }
             }
-        }
-    }
-
-    /// Sends the queue, as far as it may go out and there is room. `written_base` added to a position in `output` counts
-    /// from the start of the connection.
-    pub(super) fn transmit_queued(
-        &mut self,
-        codec: &mut Codec,
-        output: &mut Output,
-        written_base: u64,
-        now: Instant,
-    ) -> bool {
-        let mut sent = false;
-        while let Some(front) = self.publishes.queue.front().filter(|_| output.len() < WRITE_AHEAD) {
-            let owner = front.owner;
-            // A caller that waits hears of its deadline by itself; one that left after a first sending does not.
-            let expired = front.is_expired(now) && matches!(owner, Owner::Nobody);
-            let left = self.publishes.is_abandoned(owner);
-            let refused = self.terms().and_then(|terms| terms.check_publish(&front.publish).err());
-            let waits = front.publish.qos != QoS::AtMostOnce && self.is_window_full();
-            if waits && !expired && !left && refused.is_none() {
-                break;
-            }
-            let Some(outgoing) = self.publishes.queue.pop_front() else { break };
-            if left {
-                if let Owner::Call(call) = owner {
-                    self.publishes.calls.remove(call);
-                }
-            } else if let Some(error) = refused {
-                self.give_up(owner, error, now);
-            } else if !expired {
-                if !self.transmit_new(outgoing, codec, output, written_base, now) {
-                    break;
-                }
-                sent = true;
-            }
-        }
-        sent
-    }
-
-    /// Whether as many QoS 1 and 2 publishes are unacknowledged on this connection as may be. What is still to be
-    /// repeated on it is not among them yet.
-    fn is_window_full(&self) -> bool {
-        let unacked = self.in_flight.len(On::Published) + self.in_flight.len(On::Released) - self.publishes.repeating;
-        let allowed = self.terms().map_or(usize::MAX, |terms| terms.receive_maximum.into());
-        unacked >= self.limits.max_in_flight.min(allowed)
-    }
-
-    /// This connection cannot carry a message.
-    fn give_up(&mut self, owner: Owner, error: Error, now: Instant) {
-        match owner {
-            Owner::Nobody => {
-                tracing::warn!(name: "mqtt.given_up", target: TARGET, %error, "a message that was handed over is given up");
-                self.counters.given_up().add(1);
-            }
-            Owner::Request(request) => self.fail_request(request, error, now),
-            Owner::Call(call) => {
-                let sent = self.publishes.calls.get(call).is_some_and(|call| call.sent);
-                let outcome = if sent { Outcome::Unknown } else { Outcome::NotSent };
-                self.publishes.settle(owner, Err(error.with_outcome(outcome)));
-            }
-        }
-    }
-
-    fn transmit_new(
-        &mut self,
-        mut outgoing: Outgoing,
-        codec: &mut Codec,
-        output: &mut Output,
-        written_base: u64,
-        now: Instant,
-    ) -> bool {
-        let (owner, qos) = (outgoing.owner, outgoing.publish.qos);
-        let start = output.len() as u64;
-        self.publishes.sent += 1;
-        if outgoing.rank == 0 {
-            outgoing.rank = self.publishes.sent;
-            outgoing.sent_at = Some(now);
-        }
-        if qos == QoS::AtMostOnce {
-            codec.encode(outgoing.packet(0, false, now), output);
-        } else {
-            let id = match self.in_flight.insert(On::Published, Entry::Publish(outgoing)) {
-                Ok(id) => id,
-                Err(Entry::Publish(outgoing)) => {
-                    // SUBSCRIBEs hold the last identifiers; an acknowledgement frees one.
-                    let place = self.publishes.queue.push_front(outgoing);
-                    self.note_place(owner, Some(place));
-                    return false;
-                }
-                Err(_) => return false,
-            };
-            if let Some((_, Entry::Publish(outgoing))) = self.in_flight.get_mut(id) {
-                codec.encode(outgoing.packet(id, false, now), output);
-            }
-        }
-        self.counters.published().add(1);
-        self.note_place(owner, None);
-        match owner {
-            Owner::Nobody => {}
-            Owner::Request(request) => self.requests.mark_sent(request, now),
-            Owner::Call(call) => {
-                if let Some(pending) = self.publishes.calls.get_mut(call) {
-                    pending.sent = true;
-                }
-            }
-        }
-        if qos == QoS::AtMostOnce && !matches!(owner, Owner::Nobody) {
-            let end = written_base.wrapping_add(output.len() as u64);
-            let start = written_base.wrapping_add(start);
-            self.publishes.unwritten.push_back(Unwritten { start, end, owner });
-        }
-        true
-    }
-
-    /// QoS 0 is done when its last byte is written.
-    pub(super) fn settle_written(&mut self, written: u64) {
-        while self.publishes.unwritten.front().is_some_and(|publish| publish.end <= written) {
-            if let Some(Unwritten { owner, .. }) = self.publishes.unwritten.pop_front() {
-                self.publishes.settle(owner, Ok(Delivery::Sent));
-            }
-        }
-        if self.publishes.unwritten.is_empty() && self.publishes.unwritten.capacity() > KEPT {
-            self.publishes.unwritten = VecDeque::new();
-        }
-    }
-
-    pub(super) fn handle_puback(&mut self, id: PacketId, reason: &Reason, now: Instant) {
-        // Some brokers answer a QoS 2 publish this way; it has arrived, so it counts as acknowledged.
-        if let Some((On::Published, Entry::Publish(_))) = self.in_flight.get_mut(id) {
-            let answer = match reason.code {
-                ReasonCode::NO_MATCHING_SUBSCRIBERS => Ok(Delivery::NoSubscribers),
-                _ if reason.is_failure() => refuse(reason),
-                _ => Ok(Delivery::Acknowledged),
-            };
-            self.settle_acked(id, answer, now);
-        }
-    }
-
-    pub(super) fn handle_pubrec(&mut self, id: PacketId, reason: &Reason, now: Instant) {
-        match self.in_flight.get_mut(id) {
-            // A refusal ends the handshake: there is nothing to release.
-            Some((On::Published, Entry::Publish(_))) if reason.is_failure() => {
-                return self.settle_acked(id, refuse(reason), now);
-            }
-            Some((On::Published, Entry::Publish(outgoing))) if outgoing.publish.qos == QoS::ExactlyOnce => {
-                outgoing.unmatched = reason.code == ReasonCode::NO_MATCHING_SUBSCRIBERS;
-                self.publishes.repeating -= usize::from(std::mem::take(&mut outgoing.repeat));
-                self.in_flight.move_to(id, On::Released);
-            }
-            Some((On::Asked | On::Published, _)) => return,
-            // A repetition, or one of a session that only the broker remembers: it needs the PUBREL to let go.
-            Some((On::Released, _)) | None => {}
-        }
-        self.receiving.release(id);
-    }
-
-    pub(super) fn handle_pubcomp(&mut self, id: PacketId, now: Instant) {
-        let Some((On::Released, Entry::Publish(outgoing))) = self.in_flight.get_mut(id) else { return };
-        let delivery = if outgoing.unmatched { Delivery::NoSubscribers } else { Delivery::Completed };
-        self.settle_acked(id, Ok(delivery), now);
-    }
-
-    fn settle_acked(&mut self, id: PacketId, answer: Result<Delivery, Error>, now: Instant) {
-        let Some(Entry::Publish(outgoing)) = self.in_flight.remove(id) else { return };
-        self.publishes.repeating -= usize::from(outgoing.repeat);
-        self.counters.acked().add(u64::from(answer.is_ok()));
-        if let Some(sent_at) = outgoing.sent_at {
-            self.counters.ack_times.add(now - sent_at);
-        }
-        self.publishes.suspicion = Suspicion::default();
-        match (outgoing.owner, answer) {
-            (Owner::Request(request), Err(error)) => self.refuse_request(request, error, now),
-            (Owner::Request(request), Ok(Delivery::NoSubscribers)) => {
-                let error = Error::no_responders(&ReasonCode::NO_MATCHING_SUBSCRIBERS.into());
-                self.refuse_request(request, error.with_outcome(Outcome::Refused), now);
-            }
-            (owner, answer) => self.publishes.settle(owner, answer),
         }
     }
 
@@ -495,14 +319,12 @@ impl Publishes {
     pub(super) fn assert_empty(&self) {
         self.queue.assert_empty();
         assert_eq!((self.calls.len(), self.unwritten.len()), (0, 0));
-        assert!(self.unwritten.capacity() <= KEPT);
+        assert!(!super::room::Room::is_spent(&self.unwritten));
     }
 }
 
-fn refuse(reason: &Reason) -> Result<Delivery, Error> {
-    Err(Error::publish_refused(reason).with_outcome(Outcome::Refused))
-}
-
 fn too_late() -> Error {
-    Error::timeout("the message could not be sent before its deadline")
+    Error::timeout(
+        "the message could not be sent before its deadline: is there a connection, and does the broker keep up?",
+    )
 }

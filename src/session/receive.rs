@@ -5,6 +5,8 @@ use std::collections::{HashSet, VecDeque};
 use tokio::time::Instant;
 
 use super::holds::Holds;
+use super::room::Room;
+use super::subscribe::Delivered;
 use super::Session;
 use crate::command::{Hold, HoldId, Settled};
 use crate::telemetry::TARGET;
@@ -43,9 +45,6 @@ enum Arrival {
 /// More acknowledgements than this are only waiting when the peer does not read.
 const MAX_ACKS: usize = 16_384;
 
-/// Above this many places, an empty table gives its memory back.
-const KEPT: usize = 1024;
-
 impl Receiving {
     /// `capacity` is for a session that acknowledges late: how many messages it may hold.
     pub(super) fn new(capacity: Option<usize>) -> Self {
@@ -83,15 +82,20 @@ impl Receiving {
         self.holds.as_mut().is_none_or(|holds| holds.may_report(waiting))
     }
 
+    /// A message joined the stream.
+    fn note_handed(&mut self) {
+        if let Some(holds) = &mut self.holds {
+            holds.note_handed();
+        }
+    }
+
     pub(super) fn release(&mut self, id: PacketId) {
         self.acks.push_back(Ack::PubRel(id));
     }
 
     pub(super) fn handle_pubrel(&mut self, id: PacketId) {
         self.unreleased.remove(&id);
-        if self.unreleased.is_empty() && self.unreleased.capacity() > KEPT {
-            self.unreleased = HashSet::default();
-        }
+        self.unreleased.give_back();
         if let Some(holds) = &mut self.holds {
             holds.release(id);
         }
@@ -116,9 +120,7 @@ impl Receiving {
     /// Sends one acknowledgement. MQTT-4.6.0-2, -3, -4: in the order in which what they answer arrived.
     pub(super) fn transmit(&mut self, codec: &mut Codec, output: &mut Output) -> bool {
         let Some(ack) = self.acks.pop_front() else { return false };
-        if self.acks.is_empty() && self.acks.capacity() > KEPT {
-            self.acks = VecDeque::new();
-        }
+        self.acks.give_back();
         codec.encode(
             match ack {
                 Ack::PubAck(id) => Outbound::PubAck(id),
@@ -171,7 +173,7 @@ impl Receiving {
     pub(super) fn assert_empty(&self) {
         assert_eq!((self.unreleased.len(), self.acks.len()), (0, 0));
         self.holds.iter().for_each(Holds::assert_empty);
-        assert!(self.acks.capacity() <= KEPT && self.unreleased.capacity() <= 2 * KEPT);
+        assert!(!self.acks.is_spent() && !self.unreleased.is_spent());
     }
 }
 
@@ -190,10 +192,12 @@ impl Session {
         if let Arrival::Held(hold) = arrival {
             message = message.with_hold(Hold::new(hold, self.subscriptions.notices.clone()));
         }
-        if !self.deliver(&message, &subscriptions, now) {
-            self.counters.unclaimed().add(1);
+        let delivered = self.deliver(&message, &subscriptions, now);
+        self.counters.unclaimed().add(u64::from(delivered == Delivered::Unclaimed));
+        match delivered {
+            Delivered::Handed => self.receiving.note_handed(),
             // It must not keep back those that somebody wants.
-            message.ack();
+            Delivered::Unclaimed | Delivered::LeftForAnother => message.ack(),
         }
         self.establish_full();
     }

@@ -9,8 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use slotmap::SlotMap;
 use tokio::time::Instant;
 
-use super::publish::{Outgoing, Owner};
-use super::queue::Place;
+use super::publish::{Outgoing, Owner, Place};
 use super::subscriptions::Sink;
 use super::{Due, Session};
 use crate::command::{self, ReplyPaths, RequestId, SubscriberKey, Wish};

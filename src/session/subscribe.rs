@@ -390,14 +390,14 @@ impl Session {
         }
     }
 
-    /// Hands a message to each subscriber that wants it, once; whether there was one. `identifiers` name the filters that
-    /// this copy of it is for, where the broker tells.
-    pub(super) fn deliver(&mut self, message: &Message, identifiers: &[usize], now: Instant) -> bool {
+    /// Hands a message to each subscriber that wants it, once. `identifiers` name the filters that this copy of it is for,
+    /// where the broker tells.
+    pub(super) fn deliver(&mut self, message: &Message, identifiers: &[usize], now: Instant) -> Delivered {
         let Subscriptions { router, filters, subscribers, delivery, matched, answered, hasher, .. } =
             &mut self.subscriptions;
         *delivery += 1;
         let topic = if message.is_retained() { hasher.hash_one(message.topic().as_str()) } else { 0 };
-        let mut claimed = false;
+        let mut delivered = Delivered::Unclaimed;
         router.for_each_match(message.topic().as_str(), |key| matched.push(*key));
         let copy = Copy::new(matched, identifiers, filters);
         for key in matched.drain(..) {
@@ -420,10 +420,11 @@ impl Session {
                 if std::mem::replace(&mut subscriber.delivery, *delivery) == *delivery {
                     continue;
                 }
-                claimed = true;
                 if !is_for_filter {
+                    delivered = delivered.max(Delivered::LeftForAnother);
                     continue;
                 }
+                delivered = Delivered::Handed;
                 match &subscriber.sink {
                     // An error means that nobody listens any more; the guard's word of it is on its way.
                     Sink::Pending { events, .. } | Sink::Stream(events) => drop(events.send(Ok(message.clone()))),
@@ -439,8 +440,18 @@ impl Session {
         if is_reply && !taken {
             self.counters.late_replies().add(1);
         }
-        claimed
+        delivered
     }
+}
+
+/// What became of a message, or of one copy of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Delivered {
+    /// No subscriber wants it.
+    Unclaimed,
+    /// Those who want it take another copy of it.
+    LeftForAnother,
+    Handed,
 }
 
 /// For which of the filters that match one copy of a message is: a broker may send a copy for each of them, or one for

@@ -12,17 +12,20 @@ impl Terms {
     pub(super) fn check_publish(&self, publish: &wire::Publish) -> Result<(), Error> {
         if publish.properties.is_some() && !publish.lenient && self.version != Version::V5 {
             return Err(Error::unsupported(
-                "the message has properties of MQTT 5, which this connection does not speak",
+                "the message has properties of MQTT 5, which this connection does not speak: leave them out, or ask for \
+                 Version::V5",
             ));
         }
         if publish.qos > self.maximum_qos {
             let highest = self.maximum_qos as u8;
             return Err(Error::unsupported(format!(
-                "the broker takes messages of QoS {highest} at most [MQTT-3.2.2-11]"
+                "the broker takes messages of QoS {highest} at most [MQTT-3.2.2-11]: lower the qos"
             )));
         }
         if publish.retain && !self.retain_available {
-            return Err(Error::unsupported("the broker keeps no retained messages [MQTT-3.2.2-14]"));
+            return Err(Error::unsupported(
+                "the broker keeps no retained messages [MQTT-3.2.2-14]: publish without retain",
+            ));
         }
         let Some(limit) = self.maximum_packet_size else { return Ok(()) };
         let size = wire::publish_size(publish, self.version);
@@ -39,10 +42,10 @@ impl Terms {
             return Err(Error::unsupported(what));
         }
         if ask.filter.has_wildcards() && !self.wildcard_subscriptions_available {
-            return Err(Error::unsupported("the broker takes no filters with wildcards"));
+            return Err(Error::unsupported("the broker takes no filters with wildcards: name each topic"));
         }
         if ask.filter.share_group().is_some() && !self.shared_subscriptions_available {
-            return Err(Error::unsupported("the broker has no shared subscriptions"));
+            return Err(Error::unsupported("the broker has no shared subscriptions: leave $share/<group>/ out"));
         }
         let (size, room) = (wire::filter_size(&ask.filter), self.room_for_filters());
         match size > room {

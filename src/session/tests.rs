@@ -37,6 +37,7 @@ macro_rules! suite {
             mod model;
             mod publishing;
             mod receiving;
+            mod replaying;
             mod requesting;
             mod subscribing;
             mod timing;
@@ -360,6 +361,15 @@ fn subscribed(id: PacketId, filters: &[(&str, QoS)]) -> Sent {
 
 fn unsubscribed(id: PacketId, filters: &[&str]) -> Sent {
     Sent::Unsubscribe(id, filters.iter().map(|filter| (*filter).to_owned()).collect())
+}
+
+/// Of the PUBLISH packets.
+fn payloads(sent: &[Sent]) -> Vec<String> {
+    let payload = |sent: &Sent| match sent {
+        Sent::Publish { payload, .. } => Some(String::from_utf8(payload.to_vec()).unwrap()),
+        _ => None,
+    };
+    sent.iter().filter_map(payload).collect()
 }
 
 /// The answer, if it has come.

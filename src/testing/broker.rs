@@ -87,6 +87,17 @@ fn failed(what: &str, source: impl std::error::Error + Send + Sync + 'static) ->
 }
 
 /// What a [`Broker`] allows and where it listens; made by [`Broker::builder`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), mqtt_agent::Error> {
+/// use mqtt_agent::{testing::Broker, Agent};
+///
+/// let broker = Broker::builder().login("web", "secret").refuse("admin").start().await?;
+/// let agent = Agent::builder(&broker.url())?.credentials("web", "secret").connect().await?;
+/// assert!(agent.subscribe("admin/#").await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Default)]
 #[must_use = "nothing runs until it is started"]
 pub struct BrokerBuilder {
@@ -110,13 +121,13 @@ impl BrokerBuilder {
         self
     }
 
-    /// Refuses every client that does not show this login.
+    /// Refuses every client that does not show this login. Default: everybody may come.
     pub fn login(mut self, user: &str, password: &str) -> Self {
         self.access.login = Some((user.to_owned(), password.to_owned()));
         self
     }
 
-    /// Sends a client at most so many messages that it has not acknowledged.
+    /// Sends a client at most so many messages that it has not acknowledged. Default: 20,000.
     pub fn window(mut self, messages: u16) -> Self {
         self.window = Some(messages);
         self
@@ -129,7 +140,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// Keeps sessions and retained messages in files, so that they outlive a restart.
+    /// Keeps sessions and retained messages in files, so that they outlive a restart. Default: in memory.
     pub fn storage_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.storage_dir = Some(dir.into());
         self

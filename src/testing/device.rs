@@ -38,6 +38,14 @@ pub struct Device {
 }
 
 /// What a [`Device`] sends for one call. A topic and a payload, as a pair, are a response of one reply.
+///
+/// ```
+/// use mqtt_agent::testing::Response;
+/// use std::time::Duration;
+///
+/// let in_two_parts = Response::reply("dev/42/res", "1 of 2")
+///     .and(Response::reply("dev/42/res", "2 of 2").after(Duration::from_secs(1)));
+/// ```
 #[derive(Debug, Clone)]
 pub struct Response {
     replies: Vec<Reply>,

@@ -66,8 +66,8 @@ impl MemoryBroker {
         Self { shared: Arc::new(Shared(Mutex::new(Hub::new()))) }
     }
 
-    /// Options for an agent or a [`Device`](super::Device) of this broker: the defaults, so MQTT 5, and with
-    /// `.version(Version::V311)` the one before.
+    /// Options for an agent or a [`Device`](super::Device) of this broker: the defaults, so MQTT 3.1.1, and with
+    /// `.version(Version::V5)` MQTT 5.
     pub fn options(&self) -> Options {
         self.attach(Options::new("memory"))
     }

@@ -1,6 +1,7 @@
 //! The packets in a stream of bytes from a broker, and what becomes of them on the way.
 
-/// A kind of packet that a broker sends (MQTT 3.1.1, table 2.1).
+/// A kind of packet that a broker sends (MQTT 3.1.1, table 2.1); for [`Proxy::drop_next`](super::Proxy::drop_next) and
+/// [`MemoryBroker::drop_next`](super::MemoryBroker::drop_next).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(u8)]

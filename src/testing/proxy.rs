@@ -20,7 +20,7 @@ mod lane;
 
 use lane::carry;
 
-/// A direction through a [`Proxy`].
+/// A direction through a [`Proxy`], or to and from a [`MemoryBroker`](super::MemoryBroker).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the broker.

@@ -13,7 +13,8 @@ use crate::Error;
 
 pub(super) async fn connect(host: &str, port: u16, address_timeout: Duration) -> Result<TcpStream, Error> {
     let addresses = lookup_host((host, port)).await.map_err(|source| {
-        Error::connection(format!("the host name {host:?} cannot be resolved")).with_source(source)
+        let text = format!("the host name {host:?} cannot be resolved: is it right, and does DNS know it here?");
+        Error::connection(text).with_source(source)
     })?;
     connect_to_any(addresses, address_timeout).await.map_err(|source| unreachable_host(host, port, source))
 }
@@ -40,7 +41,8 @@ async fn connect_to_any(
 }
 
 fn unreachable_host(host: &str, port: u16, source: io::Error) -> Error {
-    Error::connection(format!("cannot connect to {}", host::with_port(host, port))).with_source(source)
+    let place = host::with_port(host, port);
+    Error::connection(format!("cannot connect to {place}: does a broker listen there?")).with_source(source)
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use crate::Error;
 pub(super) async fn connect(endpoint: &Endpoint) -> Result<Stream, Error> {
     match UnixStream::connect(endpoint.path()).await {
         Ok(stream) => Ok(Box::new(stream)),
-        Err(source) => Err(Error::connection(format!("cannot connect to {endpoint}")).with_source(source)),
+        Err(source) => {
+            Err(Error::connection(format!("cannot connect to {endpoint}: does a broker listen there?"))
+                .with_source(source))
+        }
     }
 }

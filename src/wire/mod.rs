@@ -142,9 +142,13 @@ pub(crate) enum Inbound {
     Disconnect(Refused),
     Auth {
         code: ReasonCode,
-        data: Option<Bytes>,
+        data: Option<Challenge>,
     },
 }
+
+/// What the broker says in an authentication. It is shown nowhere.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Challenge(pub(crate) Bytes);
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ConnAck {
@@ -152,7 +156,7 @@ pub(crate) struct ConnAck {
     /// Its client identifier is empty if the broker assigned none.
     pub(crate) terms: Terms,
     /// The last word of an authentication.
-    pub(crate) authentication_data: Option<Bytes>,
+    pub(crate) authentication_data: Option<Challenge>,
 }
 
 /// Why the broker does not want the connection, or not any more.
@@ -202,6 +206,12 @@ impl fmt::Debug for Incoming {
             .field("properties", &self.properties)
             .field("subscriptions", &self.subscriptions)
             .finish()
+    }
+}
+
+impl fmt::Debug for Challenge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Challenge").field("bytes", &self.0.len()).finish_non_exhaustive()
     }
 }
 

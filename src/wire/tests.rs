@@ -184,13 +184,16 @@ fn connect_speaks_each_version() {
 }
 
 #[test]
-fn no_payload_is_shown_by_debug() {
+fn no_payload_and_no_authentication_data_is_shown_by_debug() {
     let (topic, payload) = (Topic::new("a").unwrap(), Bytes::from_static(b"hunter2"));
     let incoming = peer::plain(topic.clone(), payload.clone(), QoS::AtMostOnce, 0);
     let publish = Publish { topic, payload, qos: QoS::AtMostOnce, retain: false, properties: None, lenient: false };
     let outbound = Outbound::Publish { publish: &publish, id: 0, dup: false, expiry: None };
     let shown = format!("{:?} {outbound:?}", Inbound::Publish(incoming));
     assert!(!shown.contains("hunter2") && shown.contains("payload_bytes: 7"), "{shown}");
+    let data = Some(Challenge(Bytes::from_static(b"hunter2")));
+    let shown = format!("{:?}", Inbound::Auth { code: ReasonCode::SUCCESS, data });
+    assert!(!shown.contains("hunter2") && shown.contains("bytes: 7"), "{shown}");
 }
 
 mod properties {

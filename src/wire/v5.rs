@@ -13,7 +13,7 @@ use super::frame::{
     PUBREL, SUBACK, UNSUBACK,
 };
 use super::publish::Raw;
-use super::{whole_seconds, ConnAck, Connect, Inbound, Incoming, Outbound, Output, Publish, Refused};
+use super::{whole_seconds, Challenge, ConnAck, Connect, Inbound, Incoming, Outbound, Output, Publish, Refused};
 use crate::properties::Properties;
 use crate::reason::{Reason, ReasonCode};
 use crate::terms::{Terms, Version};
@@ -238,7 +238,7 @@ fn read_connack(packet: &mut Bytes) -> Result<Inbound, Error> {
 }
 
 /// The properties of a CONNACK; what it leaves out is as the protocol has it.
-fn read_terms(packet: &mut Bytes) -> Result<(Terms, Option<Bytes>), Error> {
+fn read_terms(packet: &mut Bytes) -> Result<(Terms, Option<Challenge>), Error> {
     let mut terms = Terms::implied(Version::V5, String::new());
     let mut authentication_data = None;
     let mut fields = Fields::of(packet, CONNACK)?;
@@ -275,7 +275,7 @@ fn read_terms(packet: &mut Bytes) -> Result<(Terms, Option<Bytes>), Error> {
             REASON_STRING => terms.reason_string = Some(fields.string()?),
             USER_PROPERTY => terms.user_properties.push(fields.pair()?),
             AUTHENTICATION_METHOD => drop(fields.text()?),
-            AUTHENTICATION_DATA => authentication_data = Some(fields.data()?),
+            AUTHENTICATION_DATA => authentication_data = Some(Challenge(fields.data()?)),
             _ => return Err(fields.malformed()),
         }
     }
@@ -347,7 +347,7 @@ fn read_reason(packet: &mut Bytes, kind: u8) -> Result<(ReasonCode, Details), Er
 struct Details {
     text: Option<Box<str>>,
     server_reference: Option<String>,
-    data: Option<Bytes>,
+    data: Option<Challenge>,
 }
 
 impl Details {
@@ -361,7 +361,7 @@ impl Details {
                 (SERVER_REFERENCE, DISCONNECT) => details.server_reference = Some(fields.string()?),
                 (SESSION_EXPIRY_INTERVAL, DISCONNECT) => drop(fields.u32()?),
                 (AUTHENTICATION_METHOD, AUTH) => drop(fields.text()?),
-                (AUTHENTICATION_DATA, AUTH) => details.data = Some(fields.data()?),
+                (AUTHENTICATION_DATA, AUTH) => details.data = Some(Challenge(fields.data()?)),
                 _ => return Err(fields.malformed()),
             }
         }

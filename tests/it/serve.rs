@@ -68,9 +68,10 @@ broker_test!(on_mqtt_5_nothing_has_to_be_said_about_the_way_of_the_reply, |broke
 
 broker_test!(an_error_of_the_handler_is_the_error_of_the_call, |broker| async move {
     let device = mqtt5(&broker).await;
-    let _service = device
+    let service = device
         .serve("dev/{what}", |request| async move {
             match request.param("what") {
+                Some("unfit") => Ok(ReplyBody::new("").content_type("x".repeat(70_000))),
                 Some("code") => Err(RemoteError::new("no such switch").with_code(-105)),
                 Some("panic") => panic!("in the handler"),
                 _ => Ok(ReplyBody::new("fine").content_type("text/plain")),
@@ -81,6 +82,9 @@ broker_test!(an_error_of_the_handler_is_the_error_of_the_call, |broker| async mo
     let agent = mqtt5(&broker).await;
     assert_eq!(remote(agent.request("dev/code", "").await), RemoteError::new("no such switch").with_code(-105));
     assert_eq!(remote(agent.request("dev/panic", "").await).message, "the handler panicked");
+    let unfit = remote(agent.request("dev/unfit", "").await).message;
+    assert!(unfit.starts_with("the answer cannot be sent: "), "{unfit}");
+    assert_eq!((service.stats().answered, service.stats().unsent), (1, 1));
     let reply = agent.request("dev/fine", "").await.unwrap();
     assert_eq!((reply.text().unwrap(), reply.properties().content_type.as_deref()), ("fine", Some("text/plain")));
 });
@@ -372,8 +376,10 @@ async fn what_cannot_be_served_is_refused() {
         let error = agent.serve("dev/{id}", |_| async {}).reply_to(reply_to).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidTopic, "{reply_to}");
     }
-    let error = agent.serve("dev", |_| async {}).capacity(0).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    let serve = || agent.serve("dev", |_| async {});
+    for serve in [serve().capacity(0), serve().reply_by(|_| None).reply_to("res")] {
+        assert_eq!(serve.await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
     nothing_sent(&agent, &mut peer).await;
 }
 

@@ -143,6 +143,10 @@ impl World {
         };
         let number = self.broker.next_number();
         if let Inbound::Publish(incoming) = inbound {
+            if !incoming.subscriptions.is_empty() {
+                // It may be left for the copy that comes by another filter.
+                self.streams.note_free(number);
+            }
             let key = incoming.payload.first().copied().unwrap_or_default();
             incoming.payload = Bytes::copy_from_slice(&[&[key][..], &number.to_be_bytes()].concat());
         }

@@ -147,6 +147,11 @@ impl Streams {
         self.note_settled(number(message));
     }
 
+    /// This message may be acknowledged, whoever takes it.
+    pub(super) fn note_free(&mut self, number: u32) {
+        self.may_be_acknowledged.insert(number);
+    }
+
     /// Nothing keeps back the acknowledgement of this message.
     pub(super) fn note_settled(&mut self, number: u32) {
         self.may_be_acknowledged.insert(number);

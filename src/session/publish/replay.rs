@@ -40,9 +40,11 @@ impl Session {
         self.publishes.repeat.clear();
         self.publishes.repeating = 0;
         for Unwritten { start, owner, .. } in std::mem::take(&mut self.publishes.unwritten) {
-            let outcome = if start < written { Outcome::Unknown } else { Outcome::NotSent };
-            let error = Error::connection("the connection was lost before the message was written");
-            let error = error.with_outcome(outcome);
+            let (text, outcome) = match start < written {
+                true => ("the connection was lost while the message was written", Outcome::Unknown),
+                false => ("the connection was lost before the message was written: try again", Outcome::NotSent),
+            };
+            let error = Error::connection(text).with_outcome(outcome);
             match owner {
                 Owner::Request(request) => self.refuse_request(request, error, now),
                 owner => self.publishes.settle(owner, Err(error)),

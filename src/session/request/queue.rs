@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{Hasher, RequestKey};
 use crate::command::ReplyPaths;
 use crate::rpc::{Extract, Key};
+use crate::session::room::Room;
 use crate::Message;
 
 /// Calls with a key run at the same time, each found by its key. Of those without one, one has its turn.
@@ -32,9 +33,6 @@ struct Table {
     extract: Extract,
     calls: HashMap<Bytes, RequestKey, Hasher>,
 }
-
-/// An empty table gives its memory back if it has more places than this.
-const KEPT: usize = 1024;
 
 impl ReplyQueue {
     pub(super) fn new(paths: ReplyPaths) -> Self {
@@ -112,7 +110,8 @@ impl ReplyQueue {
             return;
         }
         calls.remove(&key.value);
-        if calls.is_empty() && (self.tables.len() > 1 || self.tables[at].calls.capacity() > KEPT) {
+        calls.give_back();
+        if calls.is_empty() && self.tables.len() > 1 {
             self.tables.swap_remove(at);
         }
         remove(&mut self.unsent, request);

@@ -159,8 +159,7 @@ fn a_session_that_is_dropped_tells_what_became_of_a_message() {
     let mut unsent = bench.publish("2", QOS1);
     drop(bench);
     for (publish, outcome) in [(&mut sent, Outcome::Unknown), (&mut unsent, Outcome::NotSent)] {
-        let error = answered(publish).unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (crate::ErrorKind::Closed, outcome));
+        assert_eq!(fails(publish), (ErrorKind::Closed, outcome));
     }
 }
 

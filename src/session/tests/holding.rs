@@ -290,6 +290,10 @@ fn refusals_push_no_message_out() {
     let mut bench = holding(4);
     let mut feed = feed(&mut bench);
     for round in 0..20 {
+        // What joins no stream makes no place in one.
+        bench.receive_publish("nobody's", "x", QOS1, 8);
+        bench.receive(Inbound::Oversized { qos: QOS1, id: 9, size: 1 });
+        bench.take_notices();
         if bench.session.wants_read() {
             bench.receive_publish("t", &round.to_string(), QOS1, 7);
         }

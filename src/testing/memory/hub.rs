@@ -20,7 +20,7 @@ pub(super) struct Hub {
     pub(super) names: HashMap<String, u64>,
     pub(super) routes: Routes,
     pub(super) plans: Plans,
-    /// What the next CONNECTs are refused for.
+    /// What the next CONNECT packets are refused for.
     pub(super) refusals: VecDeque<ReasonCode>,
     pub(super) refuse: bool,
     /// Whether what clients send vanishes.

@@ -90,7 +90,7 @@ fn a_connack_states_its_terms_and_leaves_the_rest_as_the_protocol_has_it() {
     let head = [0x20, 3 + properties.len() as u8, 1, 0, properties.len() as u8];
     let ack = accepted(&[&head[..], &properties].concat());
     assert!(ack.session_present);
-    assert_eq!(ack.authentication_data, Some(Bytes::from_static(b"d")));
+    assert_eq!(ack.authentication_data, Some(Challenge(Bytes::from_static(b"d"))));
     let expected = Terms {
         session_expiry: Some(Duration::MAX),
         receive_maximum: 20,
@@ -143,7 +143,7 @@ fn an_auth_goes_both_ways() {
     let mut buf = BytesMut::new();
     encode_auth("M", Bytes::from_static(b"yes"), &mut buf);
     assert_eq!(&buf[..], [0xf0, 12, 0x18, 10, 0x15, 0, 1, b'M', 0x16, 0, 3, b'y', b'e', b's']);
-    let data = Some(Bytes::from_static(b"yes"));
+    let data = Some(Challenge(Bytes::from_static(b"yes")));
     assert_eq!(decode_one(&buf), Inbound::Auth { code: ReasonCode::CONTINUE_AUTHENTICATION, data });
     assert_eq!(decode_one(&[0xf0, 0]), Inbound::Auth { code: ReasonCode::SUCCESS, data: None });
 }

@@ -314,6 +314,7 @@ async fn a_will_and_a_login_are_sent_as_they_were_given() {
     let agent = connecting.await.unwrap().unwrap();
     let mut watch = agent.state();
     assert!(matches!(*watch.borrow(), State::Connected { session_present: true, .. }));
+    assert!(!watch.has_changed().unwrap(), "it is connected before it is watched");
     stats(&agent, "no reconnect", |stats| stats.reconnects == 0).await;
     drop(agent);
     watched(&mut watch, "the end", State::is_closed).await;

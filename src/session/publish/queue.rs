@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::publish::Outgoing;
+use super::Outgoing;
+use crate::session::room::{Room, KEPT};
 
 /// First come, first served, except for what returns from a lost session: that goes to the front. A message can be taken
 /// out of the middle by its place, when its owner gives it up.
@@ -18,10 +19,7 @@ pub(super) struct Queue {
 
 /// Names an entry of the queue; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place(i64);
-
-/// An empty queue gives its memory back if it has more than this.
-const KEPT: usize = 1024;
+pub(in crate::session) struct Place(i64);
 
 impl Queue {
     pub(super) fn new() -> Self {
@@ -94,9 +92,7 @@ impl Queue {
         if self.entries.len() > 2 * self.len + KEPT {
             self.compact();
         }
-        if self.entries.is_empty() && self.entries.capacity() > KEPT {
-            self.entries = VecDeque::new();
-        }
+        self.entries.give_back();
     }
 
     fn compact(&mut self) {
