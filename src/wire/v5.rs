@@ -262,7 +262,11 @@ fn read_terms(packet: &mut Bytes) -> Result<(Terms, Option<Challenge>), Error> {
                     _ => QoS::ExactlyOnce,
                 };
             }
-            MAXIMUM_PACKET_SIZE => terms.maximum_packet_size = Some(fields.u32()?),
+            MAXIMUM_PACKET_SIZE => match fields.u32()? {
+                // Section 3.2.2.3.6; nothing at all could be sent.
+                0 => return Err(Error::protocol("the broker sent a maximum packet size of 0")),
+                maximum => terms.maximum_packet_size = Some(maximum),
+            },
             TOPIC_ALIAS_MAXIMUM => terms.topic_alias_maximum = fields.u16()?,
             SERVER_KEEP_ALIVE => terms.keep_alive = Some(Duration::from_secs(fields.u16()?.into())),
             RETAIN_AVAILABLE => terms.retain_available = fields.flag()?,

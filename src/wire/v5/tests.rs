@@ -109,7 +109,18 @@ fn a_connack_states_its_terms_and_leaves_the_rest_as_the_protocol_has_it() {
         ..Terms::implied(Version::V5, "id")
     };
     assert_eq!(ack.terms, expected);
-    assert!(decode_all(&[0x20, 6, 0, 0, 3, 0x21, 0, 0]).is_err(), "nothing could be sent with a receive maximum of 0");
+}
+
+#[test]
+fn terms_with_which_nothing_could_be_sent_are_an_error() {
+    let decode_terms = |properties: &[u8]| {
+        let length = properties.len() as u8;
+        decode_all(&[&[0x20, length + 3, 0, 0, length], properties].concat())
+    };
+    assert!(decode_terms(&[0x21, 0, 1]).is_ok(), "a receive maximum of 1");
+    assert!(decode_terms(&[0x21, 0, 0]).is_err(), "a receive maximum of 0");
+    assert!(decode_terms(&[0x27, 0, 0, 0, 1]).is_ok(), "a maximum packet size of 1");
+    assert!(decode_terms(&[0x27, 0, 0, 0, 0]).is_err(), "a maximum packet size of 0");
 }
 
 #[test]
