@@ -85,40 +85,45 @@ impl Lab {
         results
     }
 
-    /// Each client has a broker of its own, so that it gets nothing that the others asked for.
+    /// Each client has a broker of its own, so that it gets nothing that the others asked for, and for each item a new
+    /// process, so that it does not suffer from what it did before.
     fn time(&self, setting: Setting, start: impl Fn(&str) -> Option<Broker>, results: &mut Results) {
         results.settings.push(setting);
-        let mut brokers = Vec::new();
-        let mut clients = Vec::new();
-        for contender in &CONTENDERS {
-            let broker = start(contender.name);
-            let process = broker.as_ref().and_then(|broker| Process::start(&self.command(contender, broker)));
-            brokers.push(broker);
-            match process {
-                Some(process) => {
-                    if setting == Setting::Null {
-                        let memory = process.peak_memory().unwrap_or_default();
-                        results.memory.insert(contender.name, (memory, memory));
-                    }
-                    clients.push((contender, process));
-                }
-                None => {
-                    let why = if contender.is_python { "Python does not have it here, or " } else { "" };
-                    let why = format!("{why}it did not connect to {}", setting.name());
-                    results.missing.entry(contender.label.to_owned()).or_insert(why);
-                }
-            }
-        }
+        let mut taking_part: Vec<_> =
+            CONTENDERS.iter().filter_map(|contender| Some((contender, start(contender.name)?))).collect();
         for item in ITEMS.iter().filter(|item| self.has(item) && (item.over_tls || !setting.is_tls())) {
             self.progress(&format!("{}: {}", setting.name(), item.key));
+            let mut clients = Vec::new();
+            taking_part.retain(|(contender, broker)| {
+                let process = Process::start(&self.command(contender, broker));
+                let is_there = process.is_some();
+                match process {
+                    Some(process) => {
+                        if setting == Setting::Null {
+                            note_memory(contender, &process, results);
+                        }
+                        clients.push((*contender, process));
+                    }
+                    None => {
+                        let why = if contender.is_python { "Python does not have it here, or " } else { "" };
+                        let why = format!("{why}it did not connect to {}", setting.name());
+                        results.missing.entry(contender.label.to_owned()).or_insert(why);
+                    }
+                }
+                is_there
+            });
+            let asked = clients.len();
             self.time_item(setting, item, &mut clients, results);
-        }
-        for (contender, process) in clients {
-            if setting == Setting::Null {
-                let idle = results.memory.get(contender.name).map_or(0.0, |memory| memory.0);
-                results.memory.insert(contender.name, (idle, process.peak_memory().unwrap_or_default()));
+            if clients.len() < asked {
+                // What failed is not asked again.
+                taking_part.retain(|(contender, _)| clients.iter().any(|(client, _)| client.name == contender.name));
             }
-            process.finish();
+            for (contender, process) in clients {
+                if setting == Setting::Null {
+                    note_memory(contender, &process, results);
+                }
+                process.finish();
+            }
         }
     }
 
@@ -240,6 +245,13 @@ impl Lab {
         let seconds = self.started.elapsed().as_secs();
         let _ = writeln!(stderr(), "[{:>2}:{:02}] {what}", seconds / 60, seconds % 60);
     }
+}
+
+/// The first of each client is when it has just connected.
+fn note_memory(contender: &Contender, process: &Process, results: &mut Results) {
+    let now = process.peak_memory().unwrap_or_default();
+    let (_, most) = results.memory.entry(contender.name).or_insert((now, now));
+    *most = most.max(now);
 }
 
 /// All that a client executes while it connects, does this and ends.

@@ -46,8 +46,8 @@ fn page(results: &Results, seconds: u64) -> String {
     let _ = writeln!(
         page,
         "Written by `{COMMAND}` on {}, from its own results; it took {} minutes. Do not edit: run it.\n\n\
-         {}.\n\nThe broker has the last core for itself, the clients the others; each client is a process of its own, \
-         and all do the same work in turn in each round. Figures are medians of up to 5 rounds, with the least and the \
+         {}.\n\nThe broker has the last core for itself, the clients the others; each client is a process of its own, a \
+         new one for each column, and all do the same work in turn in each round. Figures are medians of up to 5 rounds, with the least and the \
          most in brackets; what takes a client more than three seconds it does once. The *null broker* \
          (`benches/throughput/null_broker.rs`) does nothing but answer, so that the client is what is measured; with \
          mosquitto both are. A dash is what a client cannot do, or what the table of the left-out says below.\n",
@@ -187,7 +187,7 @@ fn counted(results: &Results, page: &mut String) {
 
 fn memory(results: &Results, page: &mut String) {
     page.push_str(
-        "\n## Memory\n\nMiB of the whole process, on the null broker: after it connected, and at most through all of the \
+        "\n## Memory\n\nMiB of the whole process, on the null broker: after it connected, and at most in any of the \
          above, 100,000 filters among them. Of the most, what is received and not yet taken is a large part: a client that is handed 200,000 messages \
          at once keeps them somewhere.\n\n| | connected | at most |\n|---|---|---|\n",
     );

@@ -47,8 +47,8 @@ pub(crate) const TABLES: [Table; 7] = [
     Table {
         title: "Calls at once",
         about: "So many calls, each to a device of its own, begun together; the time until the last reply, in milliseconds. \
-                The last column is microseconds of processor for each of 10,000. On mosquitto its core is busy all the time, \
-                and the devices' with it: what the clients take is told by the last column.",
+                The last column is microseconds of processor for each of 10,000. On mosquitto the one core that it shares with \
+                the devices is always busy, and sets the time: the last column tells the clients apart.",
         over_tls: false,
         columns: &[
             column("100", "each-100", MILLISECONDS),
