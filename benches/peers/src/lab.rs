@@ -44,7 +44,7 @@ pub(crate) struct Lab {
     started: Instant,
 }
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 7;
 /// When this much of the time for all is used up, an item has one round, and without the clients that take longest.
 const HURRY: Duration = Duration::from_secs(9 * 60);
 /// What takes a client longer than this at its first try, it does not do again: that one counts.
