@@ -94,30 +94,21 @@ impl Lab {
         for item in ITEMS.iter().filter(|item| self.has(item) && (item.over_tls || !setting.is_tls())) {
             self.progress(&format!("{}: {}", setting.name(), item.key));
             let mut clients = Vec::new();
-            taking_part.retain(|(contender, broker)| {
-                let process = Process::start(&self.command(contender, broker));
-                let is_there = process.is_some();
-                match process {
-                    Some(process) => {
-                        if setting == Setting::Null {
-                            note_memory(contender, &process, results);
-                        }
-                        clients.push((*contender, process));
-                    }
-                    None => {
-                        let why = if contender.is_python { "Python does not have it here, or " } else { "" };
-                        let why = format!("{why}it did not connect to {}", setting.name());
-                        results.missing.entry(contender.label.to_owned()).or_insert(why);
-                    }
+            for (contender, broker) in &taking_part {
+                let Some(process) = Process::start(&self.command(contender, broker)) else {
+                    let why = if contender.is_python { "Python does not have it here, or " } else { "" };
+                    let why = format!("{why}it did not connect to {}", setting.name());
+                    results.missing.entry(contender.label.to_owned()).or_insert(why);
+                    continue;
+                };
+                if setting == Setting::Null {
+                    note_memory(contender, &process, results);
                 }
-                is_there
-            });
-            let asked = clients.len();
-            self.time_item(setting, item, &mut clients, results);
-            if clients.len() < asked {
-                // What failed is not asked again.
-                taking_part.retain(|(contender, _)| clients.iter().any(|(client, _)| client.name == contender.name));
+                clients.push((*contender, process));
             }
+            self.time_item(setting, item, &mut clients, results);
+            // What failed is not asked again.
+            taking_part.retain(|(contender, _)| clients.iter().any(|(client, _)| client.name == contender.name));
             for (contender, process) in clients {
                 if setting == Setting::Null {
                     note_memory(contender, &process, results);
