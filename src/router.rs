@@ -43,12 +43,8 @@ impl<V> Router<V> {
 
     /// Takes out the value of `filter`, and the nodes that only this filter needed.
     pub(crate) fn remove(&mut self, filter: &Filter) -> Option<V> {
-        let (mut node, mut rest, mut path) = (ROOT, Some(filter.matched()), Vec::new());
-        while let Some(text) = rest {
-            let parent = node;
-            (node, rest) = self.node(parent).child(text)?;
-            path.push(Step { parent, level: first_level(text).0, child: node });
-        }
+        let mut path = Vec::new();
+        let node = self.find(filter, |step| path.push(step))?;
         let at = self.node(node).position(filter)?;
         let entries = &mut self.node_mut(node).entries;
         let (_, value) = entries.swap_remove(at);
@@ -88,21 +84,19 @@ impl<V> Router<V> {
             let (level, after) = first_level(rest);
             // [MQTT-4.7.2-1] again.
             let sees = |label: &Label| index != ROOT || !label.as_str().starts_with('$');
-            let mut go_on = |label: &Label, child| waiting.extend(label.covered_by(rest).map(|rest| (child, rest)));
+            let go_on = |label: &Label, child| Some((child, label.covered_by(rest)?));
             match level {
-                "#" | "+" => node.named.for_each(|label, child| {
-                    if sees(label) {
-                        go_on(label, child);
-                    }
-                }),
-                name => node.named.get(name).into_iter().for_each(|(label, child)| go_on(label, child)),
-            }
-            if level == "#" {
-                node.plain_values().for_each(&mut visit);
-                waiting.extend(node.plus.map(|child| (child.get(), Some("#"))));
-                waiting.extend(node.hash.map(|child| (child.get(), None)));
-            } else if level == "+" {
-                waiting.extend(node.plus.map(|child| (child.get(), after)));
+                "#" => {
+                    node.plain_values().for_each(&mut visit);
+                    node.named.for_each(|label, child| waiting.extend(go_on(label, child).filter(|_| sees(label))));
+                    waiting.extend(node.plus.map(|child| (child.get(), Some("#"))));
+                    waiting.extend(node.hash.map(|child| (child.get(), None)));
+                }
+                "+" => {
+                    node.named.for_each(|label, child| waiting.extend(go_on(label, child).filter(|_| sees(label))));
+                    waiting.extend(node.plus.map(|child| (child.get(), after)));
+                }
+                name => waiting.extend(node.named.get(name).and_then(|(label, child)| go_on(label, child))),
             }
         }
     }
@@ -139,14 +133,17 @@ impl<V> Router<V> {
     }
 
     pub(crate) fn get(&self, filter: &Filter) -> Option<&V> {
-        let node = self.node(self.find(filter)?);
+        let node = self.node(self.find(filter, drop)?);
         Some(&node.entries[node.position(filter)?].1)
     }
 
-    fn find(&self, filter: &Filter) -> Option<u32> {
+    /// The node of `filter`; shows the edges on the way.
+    fn find<'f>(&self, filter: &'f Filter, mut visit: impl FnMut(Step<'f>)) -> Option<u32> {
         let (mut node, mut rest) = (ROOT, Some(filter.matched()));
         while let Some(text) = rest {
-            (node, rest) = self.node(node).child(text)?;
+            let parent = node;
+            (node, rest) = self.node(parent).child(text)?;
+            visit(Step { parent, level: first_level(text).0, child: node });
         }
         Some(node)
     }

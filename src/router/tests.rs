@@ -22,7 +22,7 @@ impl<V> Router<V> {
     }
 
     fn get_mut(&mut self, filter: &Filter) -> Option<&mut V> {
-        let node = self.find(filter)?;
+        let node = self.find(filter, drop)?;
         let at = self.node(node).position(filter)?;
         Some(&mut self.node_mut(node).entries[at].1)
     }
