@@ -66,6 +66,27 @@ pub(crate) struct Connect<'a> {
     pub(crate) authentication: Option<(&'a str, Bytes)>,
 }
 
+#[cfg(any(fuzzing, test))]
+impl Connect<'static> {
+    /// The least that is one.
+    pub(crate) const PLAIN: Self = Self {
+        client_id: "",
+        clean_session: true,
+        keep_alive: 0,
+        username: None,
+        password: None,
+        last_will: None,
+        will_delay: 0,
+        session_expiry: 0,
+        receive_maximum: u16::MAX,
+        maximum_packet_size: 0,
+        topic_alias_maximum: 0,
+        request_response_information: false,
+        user_properties: &[],
+        authentication: None,
+    };
+}
+
 /// What the session wants on the wire.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Outbound<'a> {

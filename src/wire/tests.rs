@@ -1,23 +1,6 @@
 use super::*;
 use crate::Refusal;
 
-pub(crate) const CONNECT: Connect<'_> = Connect {
-    client_id: "",
-    clean_session: true,
-    keep_alive: 0,
-    username: None,
-    password: None,
-    last_will: None,
-    will_delay: 0,
-    session_expiry: 0,
-    receive_maximum: u16::MAX,
-    maximum_packet_size: 0,
-    topic_alias_maximum: 0,
-    request_response_information: false,
-    user_properties: &[],
-    authentication: None,
-};
-
 fn decode_all(bytes: &[u8], limit: usize) -> Result<Vec<Inbound>, Error> {
     let mut codec = Codec::new(Version::V311, limit);
     let mut buf = BytesMut::from(bytes);
@@ -170,7 +153,7 @@ fn connect_speaks_each_version() {
         username: Some("u"),
         password: Some("p"),
         last_will: Some(&will),
-        ..CONNECT
+        ..Connect::PLAIN
     };
     let rest = [0xee, 0, 30, 0, 1, b'c', 0, 1, b'w', 0, 1, b'x', 0, 1, b'u', 0, 1, b'p'];
     for (version, head) in [

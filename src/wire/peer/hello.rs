@@ -108,7 +108,6 @@ fn will_v5(will: v5::LastWill) -> Result<Publish, Error> {
 mod tests {
     use super::*;
     use crate::properties::Properties;
-    use crate::wire::tests::CONNECT;
     use crate::wire::{Codec, Connect};
     use crate::QoS;
 
@@ -145,7 +144,7 @@ mod tests {
                 username: Some("user"),
                 password: Some("secret"),
                 last_will: Some(&will),
-                ..CONNECT
+                ..Connect::PLAIN
             };
             let expected = Hello {
                 version,
@@ -157,7 +156,7 @@ mod tests {
                 last_will: Some(will.clone()),
             };
             assert_eq!(read(version, &connect), expected);
-            let brief = read(version, &CONNECT);
+            let brief = read(version, &Connect::PLAIN);
             assert_eq!((brief.clean_session, brief.is_kept, brief.last_will), (true, false, None));
         }
     }

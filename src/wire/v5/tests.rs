@@ -349,7 +349,7 @@ fn a_goodbye_is_as_short_as_it_can_be() {
 
 #[test]
 fn a_connect_says_what_differs_from_the_defaults() {
-    let plain = || Connect { client_id: "c", keep_alive: 30, maximum_packet_size: 1, ..crate::wire::tests::CONNECT };
+    let plain = || Connect { client_id: "c", keep_alive: 30, maximum_packet_size: 1, ..Connect::PLAIN };
     let connected = |connect: &Connect<'_>| {
         let mut buf = BytesMut::new();
         encode_connect(connect, &mut buf);
@@ -393,8 +393,7 @@ fn a_will_carries_its_properties_and_delay() {
         properties: Some(Box::new(Properties { content_type: Some("t".into()), ..Properties::default() })),
         lenient: false,
     };
-    let connect =
-        Connect { last_will: Some(&will), will_delay: 5, maximum_packet_size: 1, ..crate::wire::tests::CONNECT };
+    let connect = Connect { last_will: Some(&will), will_delay: 5, maximum_packet_size: 1, ..Connect::PLAIN };
     let mut buf = BytesMut::new();
     encode_connect(&connect, &mut buf);
     let tail = [9, 0x18, 0, 0, 0, 5, 0x03, 0, 1, b't', 0, 1, b'w', 0, 1, b'x'];
