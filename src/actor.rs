@@ -145,6 +145,7 @@ impl Actor {
                     }
                 }
             }
+            self.session.rest();
             self.session.count();
             if self.session.is_finished(now) {
                 return Poll::Ready(());

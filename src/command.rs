@@ -10,10 +10,11 @@ use crate::allowance::Share;
 use crate::options::Offline;
 use crate::publish::Delivery;
 use crate::rpc::Key;
+use crate::slots;
 use crate::subscribe::Retained;
 use crate::{wire, Error, Filter, Message, QoS};
 
-slotmap::new_key_type! {
+slots::key! {
     /// Names one local subscriber in the actor.
     pub(crate) struct SubscriberKey;
 }

@@ -137,6 +137,12 @@ impl<V> Router<V> {
         Some(&node.entries[node.position(filter)?].1)
     }
 
+    pub(crate) fn get_mut(&mut self, filter: &Filter) -> Option<&mut V> {
+        let node = self.find(filter, drop)?;
+        let at = self.node(node).position(filter)?;
+        Some(&mut self.node_mut(node).entries[at].1)
+    }
+
     /// The node of `filter`; shows the edges on the way.
     fn find<'f>(&self, filter: &'f Filter, mut visit: impl FnMut(Step<'f>)) -> Option<u32> {
         let (mut node, mut rest) = (ROOT, Some(filter.matched()));

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::input::{Bits, Input};
 use crate::allowance::Allowance;
 use crate::command::Notice;
-use crate::session::{Session, KEPT};
+use crate::room::KEPT;
+use crate::session::Session;
 use crate::stats::Counters;
 use crate::{Error, Options, Version};
 
@@ -231,7 +232,7 @@ impl World {
         let holds = self.options.holds.unwrap_or(0);
         assert!(census.holds <= holds && census.held_back <= holds, "{census:?}");
         assert!(census.unsettled <= census.held_back + census.unrecorded, "{census:?}");
-        self.session.assert_covers();
+        self.session.assert_filters();
     }
 
     /// Everyone leaves, and time passes: little may be left. A broker that answers all takes the rest.

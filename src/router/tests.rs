@@ -21,12 +21,6 @@ impl<V> Router<V> {
         None
     }
 
-    fn get_mut(&mut self, filter: &Filter) -> Option<&mut V> {
-        let node = self.find(filter, drop)?;
-        let at = self.node(node).position(filter)?;
-        Some(&mut self.node_mut(node).entries[at].1)
-    }
-
     /// All filters and their values, in no order that means anything.
     fn iter(&self) -> impl Iterator<Item = (&Filter, &V)> + '_ {
         let entries = self.nodes.iter().flat_map(|node| &node.entries);

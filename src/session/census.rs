@@ -53,9 +53,10 @@ impl Session {
         census
     }
 
-    /// Who relies on which filter adds up.
-    pub(crate) fn assert_covers(&self) {
+    /// Who relies on which filter adds up, and the router knows the subscribers.
+    pub(crate) fn assert_filters(&self) {
         self.subscriptions.assert_covers();
+        self.subscriptions.assert_routes();
     }
 
     /// Nothing is held, nor much memory for it.

@@ -122,9 +122,9 @@ impl Subscriptions {
         let mut covered = Vec::new();
         self.router.for_each_covered(&shared.filter, |other| {
             let is_held = |other: &Shared| other.cover.on.is_some() || (other.granted.is_some() && other.is_idle());
-            if *other != key && self.filters.get(*other).is_some_and(|other| is_held(other) && shared.can_cover(other))
-            {
-                covered.push(*other);
+            let other = other.filter;
+            if other != key && self.filters.get(other).is_some_and(|other| is_held(other) && shared.can_cover(other)) {
+                covered.push(other);
             }
         });
         for other in covered {
@@ -146,8 +146,9 @@ impl Subscriptions {
             self.filters.get(key).filter(|shared| self.is_covering && shared.filter.share_group().is_none())?;
         let mut found = None;
         self.router.for_each_cover(&shared.filter, |other| {
-            if *other != key && self.filters.get(*other).is_some_and(|other| other.can_cover(shared)) {
-                found = Some(*other);
+            let other = other.filter;
+            if other != key && self.filters.get(other).is_some_and(|other| other.can_cover(shared)) {
+                found = Some(other);
             }
         });
         found
@@ -158,8 +159,9 @@ impl Subscriptions {
         let shared = &self.filters[key];
         if shared.cover.has_dependents() {
             self.router.for_each_covered(&shared.filter, |other| {
-                if self.filters.get(*other).is_some_and(|other| other.cover.on == Some(key)) {
-                    dependents.push(*other);
+                let other = other.filter;
+                if self.filters.get(other).is_some_and(|other| other.cover.on == Some(key)) {
+                    dependents.push(other);
                 }
             });
         }
@@ -221,7 +223,7 @@ impl Subscriptions {
             let other = &self.filters[on];
             assert!(other.granted.is_some() && other.cover.on.is_none(), "{shared:?} relies on {other:?}");
         }
-        for (key, shared) in &self.filters {
+        for (key, shared) in self.filters.iter() {
             assert_eq!(shared.cover.dependents, dependents.get(&key).copied().unwrap_or_default(), "{shared:?}");
         }
     }

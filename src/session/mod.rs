@@ -8,7 +8,7 @@
 //! `receive` (incoming messages and their acknowledgements), `holds` (acknowledgements that are kept back),
 //! `subscriptions`, `shared`, `covers` and `subscribe` (filters and who shares them), `request` (calls and their
 //! replies), `close`. Below them, knowing nothing of a session: `in_flight` (packet identifiers), `deadlines`,
-//! `keep_alive`, `room` (what a burst leaves behind).
+//! `keep_alive`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,6 @@ mod keep_alive;
 mod publish;
 mod receive;
 mod request;
-mod room;
 mod shared;
 mod subscribe;
 mod subscriptions;
@@ -52,9 +51,6 @@ use publish::{CallKey, Outgoing, Publishes};
 use receive::Receiving;
 use request::{RequestKey, Requests};
 use subscriptions::{FilterKey, Subscriptions};
-
-#[cfg(any(fuzzing, test))]
-pub(crate) use room::KEPT;
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -350,12 +346,27 @@ impl Session {
     }
 
     fn arm(&mut self, at: Instant, due: Due) {
+        let (deadlines, is_live) = self.deadlines();
+        deadlines.push(at, due, is_live);
+    }
+
+    /// Where nobody waits, most deadlines are of what is finished: they need not be kept until then, nor wake anybody.
+    pub(crate) fn rest(&mut self) {
+        if self.publishes.has_no_calls() && self.requests.len() == 0 {
+            let (deadlines, is_live) = self.deadlines();
+            deadlines.rest(is_live);
+        }
+    }
+
+    /// The deadlines, and what tells whether one still matters.
+    fn deadlines(&mut self) -> (&mut Deadlines<Due>, impl Fn(Due) -> bool + '_) {
         let Self { deadlines, publishes, subscriptions, requests, .. } = self;
-        deadlines.push(at, due, |due| match due {
+        let is_live = |due| match due {
             Due::Publish(call) => publishes.is_pending(call),
             Due::Subscribe(subscriber) => subscriptions.is_pending(subscriber),
             Due::Request(request) => requests.is_pending(request),
             Due::Linger(subscriber) => subscriptions.contains(subscriber),
-        });
+        };
+        (deadlines, is_live)
     }
 }

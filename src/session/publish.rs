@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use slotmap::SlotMap;
 use tokio::time::Instant;
 
 use super::in_flight::On;
@@ -15,6 +14,7 @@ use crate::allowance::{weight, Allowance, Share};
 use crate::command::{self, Reply};
 use crate::options::Offline;
 use crate::publish::Delivery;
+use crate::slots::{self, Slots};
 use crate::wire::{self, Outbound, PacketId};
 use crate::{Error, Outcome};
 
@@ -28,7 +28,7 @@ pub(super) use queue::Place;
 use queue::Queue;
 use replay::Suspicion;
 
-slotmap::new_key_type! {
+slots::key! {
     /// Names a publish whose caller waits.
     pub(super) struct CallKey;
 }
@@ -38,7 +38,7 @@ pub(super) struct Publishes {
     queue: Queue,
     /// Bounds what is queued without a caller that waits.
     allowance: Arc<Allowance>,
-    calls: SlotMap<CallKey, Call>,
+    calls: Slots<CallKey, Call>,
     /// In flight when the connection was lost; to be sent again on this one.
     repeat: VecDeque<PacketId>,
     /// How many of them are to be: they take no room in the window yet.
@@ -136,7 +136,7 @@ impl Publishes {
         Self {
             queue: Queue::new(),
             allowance,
-            calls: SlotMap::with_key(),
+            calls: Slots::new(),
             repeat: VecDeque::new(),
             repeating: 0,
             unwritten: VecDeque::new(),
@@ -151,7 +151,11 @@ impl Publishes {
     }
 
     pub(super) fn is_pending(&self, call: CallKey) -> bool {
-        self.calls.contains_key(call)
+        self.calls.contains(call)
+    }
+
+    pub(super) fn has_no_calls(&self) -> bool {
+        self.calls.is_empty()
     }
 
     pub(super) fn push(&mut self, outgoing: Outgoing) -> Place {
@@ -291,7 +295,7 @@ impl Session {
         let handed_over = |outgoing: &&Outgoing| matches!(outgoing.owner, Owner::Nobody);
         let handed_over = publishes.queue.iter().chain(unacked).filter(handed_over).count();
         let unfinished = publishes.calls.len() + handed_over;
-        for (_, call) in publishes.calls.drain() {
+        for call in publishes.calls.drain() {
             let outcome = if call.sent { Outcome::Unknown } else { Outcome::NotSent };
             call.reply.send(Err(Error::closed().with_outcome(outcome)));
         }
@@ -319,7 +323,7 @@ impl Publishes {
     pub(super) fn assert_empty(&self) {
         self.queue.assert_empty();
         assert_eq!((self.calls.len(), self.unwritten.len()), (0, 0));
-        assert!(!super::room::Room::is_spent(&self.unwritten));
+        assert!(!crate::room::Room::is_spent(&self.unwritten));
     }
 }
 

@@ -5,10 +5,10 @@ use std::collections::{HashSet, VecDeque};
 use tokio::time::Instant;
 
 use super::holds::Holds;
-use super::room::Room;
 use super::subscribe::Delivered;
 use super::Session;
 use crate::command::{Hold, HoldId, Settled};
+use crate::room::Room;
 use crate::telemetry::TARGET;
 use crate::wire::{Codec, Incoming, Outbound, Output, PacketId};
 use crate::{Message, QoS};

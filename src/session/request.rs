@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use slotmap::SlotMap;
 use tokio::time::Instant;
 
 use super::publish::{Outgoing, Owner, Place};
@@ -14,7 +13,9 @@ use super::subscriptions::Sink;
 use super::{Due, Session};
 use crate::command::{self, ReplyPaths, RequestId, SubscriberKey, Wish};
 use crate::options::Offline;
+use crate::room::Room;
 use crate::rpc::Key;
+use crate::slots::{self, Slots};
 use crate::subscribe::Retained;
 use crate::terms::{Terms, Version};
 use crate::{wire, Error, Message, Outcome, QoS, Topic};
@@ -25,7 +26,7 @@ mod queue;
 use answer::Collecting;
 pub(super) use queue::ReplyQueue;
 
-slotmap::new_key_type! {
+slots::key! {
     pub(super) struct RequestKey;
 }
 
@@ -33,7 +34,7 @@ type Hasher = foldhash::fast::RandomState;
 
 #[derive(Debug)]
 pub(super) struct Requests {
-    pending: SlotMap<RequestKey, Pending>,
+    pending: Slots<RequestKey, Pending>,
     /// By the name the handle gave it, for when its caller leaves.
     by_id: HashMap<RequestId, RequestKey, Hasher>,
     queues: HashMap<ReplyPaths, SubscriberKey, Hasher>,
@@ -64,7 +65,7 @@ struct Pending {
 impl Requests {
     pub(super) fn new() -> Self {
         Self {
-            pending: SlotMap::with_key(),
+            pending: Slots::new(),
             by_id: HashMap::default(),
             queues: HashMap::default(),
             own_topic: None,
@@ -77,7 +78,7 @@ impl Requests {
     }
 
     pub(super) fn is_pending(&self, request: RequestKey) -> bool {
-        self.pending.contains_key(request)
+        self.pending.contains(request)
     }
 
     pub(super) fn mark_sent(&mut self, request: RequestKey, now: Instant) {
@@ -95,6 +96,7 @@ impl Requests {
     fn remove(&mut self, request: RequestKey) -> Option<Pending> {
         let pending = self.pending.remove(request)?;
         self.by_id.remove(&pending.id);
+        self.by_id.give_back();
         Some(pending)
     }
 }
@@ -321,13 +323,14 @@ impl Session {
     fn drop_queue(&mut self, key: SubscriberKey) {
         let Some(queue) = self.subscriptions.reply_queue_mut(key) else { return };
         self.requests.queues.remove(&queue.paths);
+        self.requests.queues.give_back();
         self.remove_subscriber(key, None);
     }
 
     /// The agent ends: every caller is told.
     pub(super) fn abandon_requests(&mut self) -> usize {
         let unfinished = self.requests.pending.len();
-        for (_, pending) in self.requests.pending.drain() {
+        for pending in self.requests.pending.drain() {
             pending.fail(Error::closed());
         }
         self.requests = Requests::new();

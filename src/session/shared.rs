@@ -76,7 +76,8 @@ pub(super) enum Window {
     /// None: it did not ask for them.
     Closed,
     /// Each topic once; these hashes of topics were there.
-    Once(HashSet<u64, Hasher>),
+    #[expect(clippy::box_collection, reason = "few links have one, and all would hold room for it")]
+    Once(Box<HashSet<u64, Hasher>>),
     /// Too many topics to remember: all, until the SUBACK of a SUBSCRIBE that others asked for.
     All,
 }
@@ -147,6 +148,14 @@ impl Shared {
         self.links.get(at as usize)
     }
 
+    /// The subscriber of the only link, if it takes all messages that are not retained.
+    pub(super) fn only_taker(&self) -> Option<SubscriberKey> {
+        match &self.links[..] {
+            [link] if self.retain_as_published || link.retained != Retained::Only => Some(link.subscriber),
+            _ => None,
+        }
+    }
+
     pub(super) fn differs(&self, wish: Wish) -> bool {
         (self.no_local, self.retain_as_published) != (wish.no_local, wish.retain_as_published)
     }
@@ -213,7 +222,7 @@ impl Shared {
                     // It had its retained messages, and wants the others only.
                     link.window = Window::Closed;
                 } else if link.retained.wants_any() {
-                    link.window = Window::Once(HashSet::default());
+                    link.window = Window::Once(Box::default());
                 }
             }
         }

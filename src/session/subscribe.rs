@@ -4,17 +4,17 @@ use std::cmp::Reverse;
 use std::hash::BuildHasher;
 use std::iter::repeat;
 
-use slotmap::SlotMap;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::in_flight::On;
 use super::shared::{LinkState, Shared, Step};
-use super::subscriptions::{FilterKey, Sink, Subscriptions};
+use super::subscriptions::{FilterKey, Route, Sink, Subscriptions};
 use super::{Due, Entry, Limits, Session};
 use crate::command::{self, Feed, Reply, SubscriberGuard, SubscriberKey};
 use crate::options::Offline;
 use crate::reason::Reason;
+use crate::slots::Slots;
 use crate::terms::Terms;
 use crate::wire::{self, Ask, Codec, Outbound, Output, PacketId};
 use crate::{Error, Filter, Message, QoS, ReasonCode};
@@ -398,10 +398,32 @@ impl Session {
         *delivery += 1;
         let topic = if message.is_retained() { hasher.hash_one(message.topic().as_str()) } else { 0 };
         let mut delivered = Delivered::Unclaimed;
-        router.for_each_match(message.topic().as_str(), |key| matched.push(*key));
+        let mut hand = |key: SubscriberKey, is_for_filter: bool| {
+            let Some(subscriber) = subscribers.get_mut(key) else { return };
+            if std::mem::replace(&mut subscriber.delivery, *delivery) == *delivery {
+                return;
+            }
+            if !is_for_filter {
+                delivered = delivered.max(Delivered::LeftForAnother);
+                return;
+            }
+            delivered = Delivered::Handed;
+            match &subscriber.sink {
+                // An error means that nobody listens any more; the guard's word of it is on its way.
+                Sink::Pending { events, .. } | Sink::Stream(events) => drop(events.send(Ok(message.clone()))),
+                Sink::Replies(_) => answered.push(key),
+            }
+        };
+        router.for_each_match(message.topic().as_str(), |route| matched.push(*route));
         let copy = Copy::new(matched, identifiers, filters);
-        for key in matched.drain(..) {
-            let Some(shared) = filters.get_mut(key) else { continue };
+        let is_for_any = copy.is_for_all() && !message.is_retained();
+        for Route { filter, only } in matched.drain(..) {
+            // Among many filters this one's state is seldom in the processor's cache.
+            if let Some(only) = only.filter(|_| is_for_any) {
+                hand(only, true);
+                continue;
+            }
+            let Some(shared) = filters.get_mut(filter) else { continue };
             let is_raw = shared.retain_as_published;
             let is_for_filter = match message.is_retained() && !is_raw {
                 // They come by whichever filter was asked for; each link knows what it had.
@@ -413,22 +435,8 @@ impl Session {
                 continue;
             }
             for link in &mut shared.links {
-                if !is_raw && !link.accepts(message, topic) {
-                    continue;
-                }
-                let Some(subscriber) = subscribers.get_mut(link.subscriber) else { continue };
-                if std::mem::replace(&mut subscriber.delivery, *delivery) == *delivery {
-                    continue;
-                }
-                if !is_for_filter {
-                    delivered = delivered.max(Delivered::LeftForAnother);
-                    continue;
-                }
-                delivered = Delivered::Handed;
-                match &subscriber.sink {
-                    // An error means that nobody listens any more; the guard's word of it is on its way.
-                    Sink::Pending { events, .. } | Sink::Stream(events) => drop(events.send(Ok(message.clone()))),
-                    Sink::Replies(_) => answered.push(link.subscriber),
+                if is_raw || link.accepts(message, topic) {
+                    hand(link.subscriber, is_for_filter);
                 }
             }
         }
@@ -464,13 +472,13 @@ struct Copy<'a> {
 }
 
 impl<'a> Copy<'a> {
-    fn new(matched: &mut [FilterKey], identifiers: &'a [usize], filters: &SlotMap<FilterKey, Shared>) -> Self {
+    fn new(matched: &mut [Route], identifiers: &'a [usize], filters: &Slots<FilterKey, Shared>) -> Self {
         let all = Self { identifiers: &[], is_for_plain: true };
         if identifiers.is_empty() || matched.len() < 2 {
             return all;
         }
         let named =
-            || matched.iter().filter_map(|key| filters.get(*key)).filter(|shared| is_named(identifiers, shared));
+            || matched.iter().filter_map(|to| filters.get(to.filter)).filter(|shared| is_named(identifiers, shared));
         if named().next().is_none() {
             // It was on its way for an earlier process with this session, whose identifiers say nothing here.
             return all;
@@ -478,16 +486,20 @@ impl<'a> Copy<'a> {
         let is_for_plain = named().any(|shared| !shared.retain_as_published);
         // The best copy first, and one that surely comes: for a filter that is not confirmed there may be none, nor for a
         // shared one.
-        matched.sort_unstable_by_key(|key| {
-            let shared = filters.get(*key);
+        matched.sort_unstable_by_key(|route| {
+            let shared = filters.get(route.filter);
             let is_shared = shared.is_some_and(|shared| shared.filter.share_group().is_some());
-            (is_shared, Reverse(shared.and_then(|shared| shared.granted)), *key)
+            (is_shared, Reverse(shared.and_then(|shared| shared.granted)), route.filter)
         });
         Self { identifiers, is_for_plain }
     }
 
+    fn is_for_all(&self) -> bool {
+        self.identifiers.is_empty()
+    }
+
     fn is_for(&self, shared: &Shared) -> bool {
-        self.identifiers.is_empty() || is_named(self.identifiers, shared)
+        self.is_for_all() || is_named(self.identifiers, shared)
     }
 }
 

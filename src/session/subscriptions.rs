@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 
-use slotmap::SlotMap;
 use tokio::sync::{broadcast, mpsc};
 
 use super::request::ReplyQueue;
@@ -15,23 +14,33 @@ use super::shared::{Farewell, Link, LinkState, Shared, Step, Window};
 use crate::command::{Event, Feed, Notice, Reply, SubscriberKey, Wish};
 use crate::options::Offline;
 use crate::router::Router;
+use crate::slots::{self, Slots};
 use crate::{Error, Filter};
 
-slotmap::new_key_type! {
+slots::key! {
     pub(super) struct FilterKey;
+}
+
+/// What the router knows of a filter: as much as most messages need on their way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Route {
+    pub(super) filter: FilterKey,
+    /// The subscriber, if there is one only, and it wants every message that is not retained. It may be gone already
+    /// when nobody has come after it.
+    pub(super) only: Option<SubscriberKey>,
 }
 
 #[derive(Debug)]
 pub(super) struct Subscriptions {
-    pub(super) router: Router<FilterKey>,
-    pub(super) filters: SlotMap<FilterKey, Shared>,
-    pub(super) subscribers: SlotMap<SubscriberKey, Subscriber>,
+    pub(super) router: Router<Route>,
+    pub(super) filters: Slots<FilterKey, Shared>,
+    pub(super) subscribers: Slots<SubscriberKey, Subscriber>,
     /// Filters to SUBSCRIBE or UNSUBSCRIBE, in the order in which they were asked for.
     pub(super) due: VecDeque<FilterKey>,
     /// Numbers the deliveries, so that one reaches a subscriber once however many of its filters match.
     pub(super) delivery: u64,
     /// Kept between deliveries for their memory only.
-    pub(super) matched: Vec<FilterKey>,
+    pub(super) matched: Vec<Route>,
     pub(super) answered: Vec<SubscriberKey>,
     pub(super) hasher: Hasher,
     /// Whether filters may rely on others.
@@ -82,8 +91,8 @@ impl Subscriptions {
     pub(super) fn new(notices: mpsc::UnboundedSender<Notice>, first_identifier: u32) -> Self {
         Self {
             router: Router::new(),
-            filters: SlotMap::with_key(),
-            subscribers: SlotMap::with_key(),
+            filters: Slots::new(),
+            subscribers: Slots::new(),
             due: VecDeque::new(),
             delivery: 0,
             matched: Vec::new(),
@@ -108,7 +117,7 @@ impl Subscriptions {
     /// subscription of it for all.
     pub(super) fn check_conflict(&self, filters: &[Filter], wish: Wish) -> Result<(), Error> {
         let conflict = filters.iter().find(|filter| {
-            let shared = self.router.get(filter).and_then(|key| self.filters.get(*key));
+            let shared = self.router.get(filter).and_then(|route| self.filters.get(route.filter));
             shared.is_some_and(|shared| !shared.links.is_empty() && shared.differs(wish))
         });
         match conflict {
@@ -121,7 +130,7 @@ impl Subscriptions {
     }
 
     pub(super) fn contains(&self, subscriber: SubscriberKey) -> bool {
-        self.subscribers.contains_key(subscriber)
+        self.subscribers.contains(subscriber)
     }
 
     pub(super) fn reply_queue_mut(&mut self, subscriber: SubscriberKey) -> Option<&mut ReplyQueue> {
@@ -174,10 +183,11 @@ impl Subscriptions {
     fn link(&mut self, subscriber: SubscriberKey, filter: &Filter, wish: Wish) {
         let Self { router, filters, .. } = self;
         let mut is_new = false;
-        let key = *router.get_or_insert_with(filter, || {
+        let route = router.get_or_insert_with(filter, || {
             is_new = true;
-            filters.insert(Shared::new(filter.clone()))
+            Route { filter: filters.insert(Shared::new(filter.clone())), only: None }
         });
+        let key = route.filter;
         if is_new && !wish.retained.wants_any() {
             self.try_cover(key);
         }
@@ -198,14 +208,23 @@ impl Subscriptions {
         entry.filters.push(Membership { filter: key, at: shared.links.len() as u32 });
         // It was about to go, and is not: what it can do for others counts again.
         let is_back = shared.links.is_empty() && shared.granted.is_some();
+        let granted = shared.granted;
         shared.push(Link { subscriber, at, qos, retained, state, established, window: Window::Closed });
         entry.pending += usize::from(!established);
+        self.reroute(key);
         if is_back {
-            let granted = shared.granted;
             self.handle_held(key, granted);
         }
         if self.filters[key].step == Step::Settled {
             self.settle(key);
+        }
+    }
+
+    /// The links of a filter are others than before.
+    fn reroute(&mut self, key: FilterKey) {
+        let shared = &self.filters[key];
+        if let Some(route) = self.router.get_mut(&shared.filter) {
+            route.only = shared.only_taker();
         }
     }
 
@@ -219,8 +238,9 @@ impl Subscriptions {
             if let Some(moved) = shared.remove(*at) {
                 self.subscribers[moved.subscriber].filters[moved.at as usize].at = *at;
             }
-            if shared.links.is_empty() {
-                shared.leaving.extend(farewell.clone());
+            match shared.links.is_empty() {
+                true => shared.leaving.extend(farewell.clone()),
+                false => self.reroute(*filter),
             }
         }
         // After all have gone: none is subscribed again only to go next.
@@ -236,8 +256,8 @@ impl Subscriptions {
 
     /// The agent ends: every stream ends, and whoever waits for an answer of the broker is told.
     pub(super) fn abandon(&mut self) {
-        self.subscribers.clear();
-        for (_, shared) in self.filters.drain() {
+        self.subscribers.drain().for_each(drop);
+        for shared in self.filters.drain() {
             shared.leaving.into_iter().for_each(Farewell::fail);
         }
     }
@@ -273,7 +293,7 @@ impl Subscriptions {
     fn sweep_due(&mut self) {
         let Self { filters, due, .. } = self;
         if due.len() > 2 * filters.len() + MIN_SWEEP {
-            due.retain(|key| filters.contains_key(*key));
+            due.retain(|key| filters.contains(*key));
             due.shrink_to(2 * due.len() + MIN_SWEEP);
         }
     }
@@ -281,6 +301,15 @@ impl Subscriptions {
 
 #[cfg(any(fuzzing, test))]
 impl Subscriptions {
+    /// The router knows of each filter what the filter's own state says.
+    pub(super) fn assert_routes(&self) {
+        for (key, shared) in self.filters.iter() {
+            let route = self.router.get(&shared.filter).unwrap();
+            assert_eq!(route.filter, key);
+            assert!(shared.links.is_empty() || route.only == shared.only_taker(), "{route:?}, {shared:?}");
+        }
+    }
+
     pub(super) fn assert_empty(&self) {
         let held = (self.router.len(), self.filters.len(), self.subscribers.len(), self.due.len());
         assert_eq!(held, (0, 0, 0, 0));

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Outgoing;
-use crate::session::room::{Room, KEPT};
+use crate::room::{Room, KEPT};
 
 /// First come, first served, except for what returns from a lost session: that goes to the front. A message can be taken
 /// out of the middle by its place, when its owner gives it up.

@@ -4,8 +4,8 @@ use tokio::time::Instant;
 
 use super::{Outgoing, Owner, Unwritten};
 use crate::publish::Delivery;
+use crate::room::Room;
 use crate::session::in_flight::On;
-use crate::session::room::Room;
 use crate::session::{Entry, Session, WRITE_AHEAD};
 use crate::telemetry::TARGET;
 use crate::wire::{Codec, Output};

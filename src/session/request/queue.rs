@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{Hasher, RequestKey};
 use crate::command::ReplyPaths;
+use crate::room::Room;
 use crate::rpc::{Extract, Key};
-use crate::session::room::Room;
 use crate::Message;
 
 /// Calls with a key run at the same time, each found by its key. Of those without one, one has its turn.

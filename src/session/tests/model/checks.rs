@@ -21,6 +21,7 @@ impl World {
         self.check_streams();
         self.check_gaps();
         self.bench.session.subscriptions.assert_covers();
+        self.bench.session.subscriptions.assert_routes();
         let in_flight =
             self.bench.session.in_flight.len(On::Published) + self.bench.session.in_flight.len(On::Released);
         assert!(in_flight <= 3, "the window was exceeded");
@@ -68,8 +69,8 @@ impl World {
     pub(super) fn check_gaps(&mut self) {
         let subscriptions = &self.bench.session.subscriptions;
         let is_confirmed = |filter: &&str| {
-            let key = subscriptions.router.get(&Filter::new(*filter).unwrap());
-            key.is_some_and(|key| subscriptions.granted(*key).is_some())
+            let route = subscriptions.router.get(&Filter::new(*filter).unwrap());
+            route.is_some_and(|route| subscriptions.granted(route.filter).is_some())
         };
         for stream in &mut self.streams {
             let brings = stream.filters.iter().all(|filter| self.broker.brings(filter) || filter.starts_with("no/"));

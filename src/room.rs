@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 pub(crate) const KEPT: usize = 1024;
 
 /// A list or table that is mostly empty, and large now and then.
-pub(super) trait Room: Default {
+pub(crate) trait Room: Default {
     /// Whether it is empty and has more room than is worth keeping.
     fn is_spent(&self) -> bool;
 
