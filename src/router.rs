@@ -6,7 +6,11 @@
 //!
 //! Levels at which no two filters part share an edge, so that most filters need one node besides
 //! those they share: among many, a node that is not in the cache costs more than all else here.
+//! So the label of an edge is in the node that it leads to, which is looked at anyway.
 
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
 use node::{common_levels, first_edge, first_level, Label, Node};
 
 use crate::topic::Filter;
@@ -24,31 +28,28 @@ pub(crate) struct Router<V> {
     nodes: Vec<Node<V>>,
     free: Vec<u32>,
     len: usize,
+    hasher: RandomState,
 }
 
 impl<V> Router<V> {
     pub(crate) fn new() -> Self {
-        Self { nodes: vec![Node::default()], free: Vec::new(), len: 0 }
+        Self { nodes: vec![Node::default()], free: Vec::new(), len: 0, hasher: RandomState::default() }
     }
 
     pub(crate) fn get_or_insert_with(&mut self, filter: &Filter, make: impl FnOnce() -> V) -> &mut V {
         let node = self.make_path(filter);
-        let at = self.node(node).position(filter).unwrap_or_else(|| {
-            let value = make();
+        if self.node(node).get(filter).is_none() {
             self.len += 1;
-            self.node_mut(node).push(filter.clone(), value)
-        });
-        &mut self.node_mut(node).entries[at].1
+            return self.node_mut(node).insert(filter.clone(), make());
+        }
+        self.node_mut(node).get_mut(filter).expect("it was just there")
     }
 
     /// Takes out the value of `filter`, and the nodes that only this filter needed.
     pub(crate) fn remove(&mut self, filter: &Filter) -> Option<V> {
         let mut path = Vec::new();
         let node = self.find(filter, |step| path.push(step))?;
-        let at = self.node(node).position(filter)?;
-        let entries = &mut self.node_mut(node).entries;
-        let (_, value) = entries.swap_remove(at);
-        entries.shrink_to_fit();
+        let value = self.node_mut(node).remove(filter)?;
         self.len -= 1;
         self.prune(&path);
         Some(value)
@@ -84,19 +85,19 @@ impl<V> Router<V> {
             let (level, after) = first_level(rest);
             // [MQTT-4.7.2-1] again.
             let sees = |label: &Label| index != ROOT || !label.as_str().starts_with('$');
-            let go_on = |label: &Label, child| Some((child, label.covered_by(rest)?));
+            let go_on = |child| Some((child, self.label(child).covered_by(rest)?));
             match level {
                 "#" => {
                     node.plain_values().for_each(&mut visit);
-                    node.named.for_each(|label, child| waiting.extend(go_on(label, child).filter(|_| sees(label))));
-                    waiting.extend(node.plus.map(|child| (child.get(), Some("#"))));
-                    waiting.extend(node.hash.map(|child| (child.get(), None)));
+                    waiting.extend(node.named().filter(|child| sees(self.label(*child))).filter_map(go_on));
+                    waiting.extend(node.plus().map(|child| (child, Some("#"))));
+                    waiting.extend(node.hash().map(|child| (child, None)));
                 }
                 "+" => {
-                    node.named.for_each(|label, child| waiting.extend(go_on(label, child).filter(|_| sees(label))));
-                    waiting.extend(node.plus.map(|child| (child.get(), after)));
+                    waiting.extend(node.named().filter(|child| sees(self.label(*child))).filter_map(go_on));
+                    waiting.extend(node.plus().map(|child| (child, after)));
                 }
-                name => waiting.extend(node.named.get(name).and_then(|(label, child)| go_on(label, child))),
+                name => waiting.extend(self.named(node, name).and_then(go_on)),
             }
         }
     }
@@ -112,8 +113,8 @@ impl<V> Router<V> {
             // [MQTT-4.7.2-1]: a leading wildcard does not see topics that start with '$'.
             let sees = index != ROOT || !text.is_some_and(|text| text.starts_with('$'));
             // Before the end of the topic is looked at: '#' also matches its parent.
-            if let Some(hash) = node.hash.filter(|_| sees) {
-                visit(self.node(hash.get()));
+            if let Some(hash) = node.hash().filter(|_| sees) {
+                visit(self.node(hash));
             }
             let Some(rest) = rest else {
                 if is_whole {
@@ -123,8 +124,8 @@ impl<V> Router<V> {
                 continue;
             };
             let (level, after) = first_level(rest);
-            let named = node.named.get(level).and_then(|(label, child)| Some((child, label.pass(rest)?)));
-            let plus = node.plus.filter(|_| sees).map(|child| (child.get(), after));
+            let named = self.named(node, level).and_then(|child| Some((child, self.label(child).pass(rest)?)));
+            let plus = node.plus().filter(|_| sees).map(|child| (child, after));
             if let (Some(_), Some(plus)) = (named, plus) {
                 waiting.push(plus);
             }
@@ -133,14 +134,12 @@ impl<V> Router<V> {
     }
 
     pub(crate) fn get(&self, filter: &Filter) -> Option<&V> {
-        let node = self.node(self.find(filter, drop)?);
-        Some(&node.entries[node.position(filter)?].1)
+        self.node(self.find(filter, drop)?).get(filter)
     }
 
     pub(crate) fn get_mut(&mut self, filter: &Filter) -> Option<&mut V> {
         let node = self.find(filter, drop)?;
-        let at = self.node(node).position(filter)?;
-        Some(&mut self.node_mut(node).entries[at].1)
+        self.node_mut(node).get_mut(filter)
     }
 
     /// The node of `filter`; shows the edges on the way.
@@ -148,7 +147,7 @@ impl<V> Router<V> {
         let (mut node, mut rest) = (ROOT, Some(filter.matched()));
         while let Some(text) = rest {
             let parent = node;
-            (node, rest) = self.node(parent).child(text)?;
+            (node, rest) = self.child(parent, text)?;
             visit(Step { parent, level: first_level(text).0, child: node });
         }
         Some(node)
@@ -170,21 +169,63 @@ impl<V> Router<V> {
 
     /// The first child on the way of `text` from `node`, made if need be, and what is left of the text there.
     fn make_step<'t>(&mut self, node: u32, text: &'t str) -> (u32, Option<&'t str>) {
-        if let Some(step) = self.node(node).child(text) {
+        if let Some(step) = self.child(node, text) {
             return step;
         }
         let child = self.make_node();
-        let edge = match self.node_mut(node).named.take(first_level(text).0) {
+        let edge = match self.take_named(node, first_level(text).0) {
             // They part within an edge: the new node is where.
-            Some((label, end)) => {
+            Some(end) => {
+                let label = std::mem::take(&mut self.node_mut(end).label);
                 let shared = common_levels(label.as_str(), text);
-                self.node_mut(child).attach(&label.as_str()[shared + 1..], end);
+                self.attach(child, &label.as_str()[shared + 1..], end);
                 &text[..shared]
             }
             None => first_edge(text),
         };
-        self.node_mut(node).attach(edge, child);
+        self.attach(node, edge, child);
         (child, text.get(edge.len() + 1..))
+    }
+
+    fn attach(&mut self, parent: u32, edge: &str, child: u32) {
+        match edge {
+            "+" => self.node_mut(parent).set_plus(Some(child)),
+            "#" => self.node_mut(parent).set_hash(Some(child)),
+            _ => {
+                self.node_mut(child).label = Label::new(edge);
+                let mut named = self.node_mut(parent).take_named();
+                named.insert_unique(self.hash(child), child, |child| self.hash(*child));
+                self.node_mut(parent).put_named(named);
+            }
+        }
+    }
+
+    fn detach(&mut self, parent: u32, level: &str) {
+        match level {
+            "+" => self.node_mut(parent).set_plus(None),
+            "#" => self.node_mut(parent).set_hash(None),
+            _ => {
+                self.take_named(parent, level);
+            }
+        }
+    }
+
+    /// Takes out the child whose edge starts with `level`.
+    fn take_named(&mut self, parent: u32, level: &str) -> Option<u32> {
+        let mut named = self.node_mut(parent).take_named();
+        let hash = self.hasher.hash_one(level);
+        let taken = named.find_entry(hash, |child| self.label(*child).starts_with(level));
+        let taken = taken.ok().map(|entry| entry.remove().0);
+        if named.capacity() > 4 * named.len() {
+            named.shrink_to(2 * named.len(), |child| self.hash(*child));
+        }
+        self.node_mut(parent).put_named(named);
+        taken
+    }
+
+    /// Of a child by an edge that is not a wildcard.
+    fn hash(&self, child: u32) -> u64 {
+        self.hasher.hash_one(self.label(child).first())
     }
 
     fn make_node(&mut self) -> u32 {
@@ -209,9 +250,33 @@ impl<V> Router<V> {
             if !self.node(step.child).is_unused() {
                 break;
             }
-            self.node_mut(step.parent).detach(step.level);
+            self.detach(step.parent, step.level);
+            *self.node_mut(step.child) = Node::default();
             self.free.push(step.child);
         }
+    }
+
+    /// The child of `parent` on the way of a filter with these levels, and those that are left there.
+    fn child<'t>(&self, parent: u32, levels: &'t str) -> Option<(u32, Option<&'t str>)> {
+        let node = self.node(parent);
+        let (level, after) = first_level(levels);
+        match level {
+            "+" => Some((node.plus()?, after)),
+            "#" => Some((node.hash()?, after)),
+            _ => {
+                let child = self.named(node, level)?;
+                Some((child, self.label(child).pass(levels)?))
+            }
+        }
+    }
+
+    /// The only child whose edge may start with `level`, if that is not a wildcard.
+    fn named(&self, node: &Node<V>, level: &str) -> Option<u32> {
+        node.find_named(self.hasher.hash_one(level), |child| self.label(child).starts_with(level))
+    }
+
+    fn label(&self, node: u32) -> &Label {
+        &self.node(node).label
     }
 
     fn node(&self, index: u32) -> &Node<V> {

@@ -1,97 +1,172 @@
-//! The nodes of the trie, and the edges that lead to others.
+//! The nodes of the trie, and the edges that lead to them.
 
-use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
-use std::mem;
 use std::num::NonZero;
 
-use foldhash::fast::RandomState;
-use smallvec::SmallVec;
+use hashbrown::HashTable;
 use smol_str::SmolStr;
 
 use crate::topic::Filter;
 
-/// Where filters end or part.
+/// Where filters end or part. As large as a line of the processor's cache, with what a message needs where one filter
+/// ends.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Node<V> {
-    pub(super) named: Named,
-    pub(super) plus: Option<NonZero<u32>>,
-    pub(super) hash: Option<NonZero<u32>>,
-    /// The filters that end here: one, unless some are shared.
-    pub(super) entries: SmallVec<[(Filter, V); 1]>,
+    /// Of the edge that leads here; empty if that is a wildcard.
+    pub(super) label: Label,
+    first: Option<(Filter, V)>,
+    more: Option<Box<More<V>>>,
+}
+
+/// What most nodes do without.
+#[derive(Debug)]
+struct More<V> {
+    /// The children by edges that are not wildcards, found by the first level of their labels.
+    named: HashTable<u32>,
+    plus: Option<NonZero<u32>>,
+    hash: Option<NonZero<u32>>,
+    /// More filters that end here: some are shared.
+    entries: Vec<(Filter, V)>,
 }
 
 impl<V> Default for Node<V> {
     fn default() -> Self {
-        Self { named: Named::None, plus: None, hash: None, entries: SmallVec::new() }
+        Self { label: Label::default(), first: None, more: None }
+    }
+}
+
+impl<V> Default for More<V> {
+    fn default() -> Self {
+        Self { named: HashTable::new(), plus: None, hash: None, entries: Vec::new() }
     }
 }
 
 impl<V> Node<V> {
-    /// The child on the way of a filter with these levels, and those that are left there.
-    pub(super) fn child<'t>(&self, levels: &'t str) -> Option<(u32, Option<&'t str>)> {
-        let (level, after) = first_level(levels);
-        match level {
-            "+" => Some((self.plus?.get(), after)),
-            "#" => Some((self.hash?.get(), after)),
-            _ => {
-                let (label, child) = self.named.get(level)?;
-                Some((child, label.pass(levels)?))
-            }
-        }
+    /// The child by the edge `+`.
+    pub(super) fn plus(&self) -> Option<u32> {
+        self.more.as_ref()?.plus.map(NonZero::get)
     }
 
-    pub(super) fn attach(&mut self, edge: &str, child: u32) {
-        match edge {
-            "+" => self.plus = NonZero::new(child),
-            "#" => self.hash = NonZero::new(child),
-            _ => self.named.insert(Label(edge.into()), child),
-        }
+    /// The child by the edge `#`.
+    pub(super) fn hash(&self) -> Option<u32> {
+        self.more.as_ref()?.hash.map(NonZero::get)
     }
 
-    pub(super) fn detach(&mut self, level: &str) {
-        match level {
-            "+" => self.plus = None,
-            "#" => self.hash = None,
-            _ => drop(self.named.take(level)),
-        }
+    /// The children by other edges.
+    pub(super) fn named(&self) -> impl Iterator<Item = u32> + '_ {
+        self.more.iter().flat_map(|more| &more.named).copied()
     }
 
-    pub(super) fn position(&self, filter: &Filter) -> Option<usize> {
-        self.entries.iter().position(|(held, _)| held == filter)
+    /// The one of them with this hash of its first level that is the one.
+    pub(super) fn find_named(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        self.more.as_ref()?.named.find(hash, |child| is_it(*child)).copied()
+    }
+
+    pub(super) fn set_plus(&mut self, child: Option<u32>) {
+        self.more_mut().plus = child.and_then(NonZero::new);
+        self.shrink();
+    }
+
+    pub(super) fn set_hash(&mut self, child: Option<u32>) {
+        self.more_mut().hash = child.and_then(NonZero::new);
+        self.shrink();
+    }
+
+    /// The table of the children by other edges, to be put back: whoever changes it looks at the nodes.
+    pub(super) fn take_named(&mut self) -> HashTable<u32> {
+        std::mem::take(&mut self.more_mut().named)
+    }
+
+    pub(super) fn put_named(&mut self, named: HashTable<u32>) {
+        self.more_mut().named = named;
+        self.shrink();
+    }
+
+    /// The filters that end here: one, unless some are shared.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &(Filter, V)> + '_ {
+        self.first.iter().chain(self.more.iter().flat_map(|more| &more.entries))
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &V> + '_ {
-        self.entries.iter().map(|(_, value)| value)
+        self.entries().map(|(_, value)| value)
     }
 
     pub(super) fn plain_values(&self) -> impl Iterator<Item = &V> + '_ {
-        self.entries.iter().filter(|(filter, _)| filter.share_group().is_none()).map(|(_, value)| value)
+        self.entries().filter(|(filter, _)| filter.share_group().is_none()).map(|(_, value)| value)
     }
 
-    pub(super) fn push(&mut self, filter: Filter, value: V) -> usize {
-        self.entries.push((filter, value));
-        self.entries.len() - 1
+    pub(super) fn get(&self, filter: &Filter) -> Option<&V> {
+        self.entries().find(|(held, _)| held == filter).map(|(_, value)| value)
+    }
+
+    pub(super) fn get_mut(&mut self, filter: &Filter) -> Option<&mut V> {
+        let mut entries = self.first.iter_mut().chain(self.more.iter_mut().flat_map(|more| &mut more.entries));
+        entries.find(|(held, _)| held == filter).map(|(_, value)| value)
+    }
+
+    pub(super) fn insert(&mut self, filter: Filter, value: V) -> &mut V {
+        if self.first.is_none() {
+            return &mut self.first.insert((filter, value)).1;
+        }
+        let entries = &mut self.more_mut().entries;
+        let at = entries.len();
+        entries.push((filter, value));
+        &mut entries[at].1
+    }
+
+    pub(super) fn remove(&mut self, filter: &Filter) -> Option<V> {
+        if self.first.as_ref().is_some_and(|(held, _)| held == filter) {
+            let next = self.more.as_mut().and_then(|more| more.entries.pop());
+            let (_, value) = std::mem::replace(&mut self.first, next)?;
+            self.shrink();
+            return Some(value);
+        }
+        let entries = &mut self.more.as_mut()?.entries;
+        let at = entries.iter().position(|(held, _)| held == filter)?;
+        let (_, value) = entries.swap_remove(at);
+        self.shrink();
+        Some(value)
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        let no_named = matches!(self.named, Named::None);
-        no_named && self.plus.is_none() && self.hash.is_none() && self.entries.is_empty()
+        self.first.is_none() && self.more.is_none()
+    }
+
+    fn more_mut(&mut self) -> &mut More<V> {
+        self.more.get_or_insert_default()
+    }
+
+    /// Gives back what is not needed any more.
+    fn shrink(&mut self) {
+        let Some(more) = &mut self.more else { return };
+        more.entries.shrink_to_fit();
+        let no_children = more.named.is_empty() && more.plus.is_none() && more.hash.is_none();
+        if no_children && more.entries.is_empty() {
+            self.more = None;
+        }
     }
 }
 
-/// One or more levels without wildcards. The edges of a node differ in their first level, and are found by it.
-#[derive(Debug)]
+/// One or more levels without wildcards. The edges of a node differ in their first level.
+#[derive(Debug, Default)]
 pub(super) struct Label(SmolStr);
 
 impl Label {
+    pub(super) fn new(levels: &str) -> Self {
+        Self(levels.into())
+    }
+
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 
     pub(super) fn first(&self) -> &str {
         first_level(&self.0).0
+    }
+
+    /// Whether this is its first level.
+    pub(super) fn starts_with(&self, level: &str) -> bool {
+        self.0.strip_prefix(level).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// What `text` has behind these levels; None if it does not start with them.
@@ -116,86 +191,6 @@ impl Label {
             rest = after;
         }
         Some(rest)
-    }
-}
-
-impl Borrow<str> for Label {
-    fn borrow(&self) -> &str {
-        self.first()
-    }
-}
-
-impl Hash for Label {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.first().hash(state);
-    }
-}
-
-impl PartialEq for Label {
-    fn eq(&self, other: &Self) -> bool {
-        self.first() == other.first()
-    }
-}
-
-impl Eq for Label {}
-
-/// The edges that are not wildcards. Most nodes have one or none, and pay for no map.
-#[derive(Debug, Default)]
-pub(super) enum Named {
-    #[default]
-    None,
-    One(Label, u32),
-    #[expect(clippy::box_collection, reason = "keeps the nodes without a map small")]
-    Many(Box<HashMap<Label, u32, RandomState>>),
-}
-
-impl Named {
-    /// The only edge that may start with `level`: whether one that is alone does, its label tells.
-    pub(super) fn get(&self, level: &str) -> Option<(&Label, u32)> {
-        match self {
-            Self::None => None,
-            Self::One(label, child) => Some((label, *child)),
-            Self::Many(children) => children.get_key_value(level).map(|(label, child)| (label, *child)),
-        }
-    }
-
-    pub(super) fn for_each(&self, mut visit: impl FnMut(&Label, u32)) {
-        match self {
-            Self::None => {}
-            Self::One(label, child) => visit(label, *child),
-            Self::Many(children) => children.iter().for_each(|(label, child)| visit(label, *child)),
-        }
-    }
-
-    pub(super) fn insert(&mut self, label: Label, child: u32) {
-        *self = match mem::take(self) {
-            Self::None => Self::One(label, child),
-            Self::One(held, first) => Self::Many(Box::new(HashMap::from_iter([(held, first), (label, child)]))),
-            Self::Many(mut children) => {
-                children.insert(label, child);
-                Self::Many(children)
-            }
-        };
-    }
-
-    pub(super) fn take(&mut self, level: &str) -> Option<(Label, u32)> {
-        match mem::take(self) {
-            Self::One(label, child) if label.first() == level => Some((label, child)),
-            Self::Many(mut children) => {
-                let taken = children.remove_entry(level);
-                if children.capacity() > 4 * children.len() {
-                    children.shrink_to(2 * children.len());
-                }
-                if !children.is_empty() {
-                    *self = Self::Many(children);
-                }
-                taken
-            }
-            other => {
-                *self = other;
-                None
-            }
-        }
     }
 }
 

@@ -1,6 +1,5 @@
 use std::mem;
 
-use super::node::Named;
 use super::*;
 use proptest::prelude::*;
 
@@ -16,14 +15,14 @@ impl<V> Router<V> {
             return Some(mem::replace(held, value));
         }
         let node = self.make_path(&filter);
-        self.node_mut(node).push(filter, value);
+        self.node_mut(node).insert(filter, value);
         self.len += 1;
         None
     }
 
     /// All filters and their values, in no order that means anything.
     fn iter(&self) -> impl Iterator<Item = (&Filter, &V)> + '_ {
-        let entries = self.nodes.iter().flat_map(|node| &node.entries);
+        let entries = self.nodes.iter().flat_map(Node::entries);
         entries.map(|(filter, value)| (filter, value))
     }
 }
@@ -115,10 +114,14 @@ fn a_level_that_loses_its_children_gives_back_their_room() {
     for each in &filters[1..] {
         router.remove(each);
     }
-    let (dev, _) = router.node(ROOT).child("dev").unwrap();
-    let named = &router.node(dev).named;
-    assert!(matches!(named, Named::Many(children) if children.capacity() < 8));
-    assert!(router.get(&filters[0]).is_some());
+    let (dev, _) = router.child(ROOT, "dev").unwrap();
+    assert!(router.node_mut(dev).take_named().capacity() < 8);
+}
+
+#[test]
+fn a_node_is_a_line_of_the_cache() {
+    // As much as the session keeps of a filter.
+    assert_eq!(mem::size_of::<Node<[u32; 4]>>(), 64);
 }
 
 #[test]
