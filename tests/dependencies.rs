@@ -1,4 +1,5 @@
-//! The page on dependencies says what is in the lock file. Offline: it asks cargo, which has read that file already.
+//! The page on dependencies says what is in the lock file. It asks cargo, which fetches what other platforms need of it
+//! where that is missing.
 
 #![allow(clippy::unwrap_used)]
 
@@ -72,18 +73,7 @@ fn tree(arguments: &[&str]) -> BTreeMap<String, BTreeMap<String, String>> {
 
 fn cargo(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "tree",
-            "--offline",
-            "--locked",
-            "--target",
-            "all",
-            "--edges",
-            "normal,build",
-            "--prefix",
-            "none",
-            "--no-dedupe",
-        ])
+        .args(["tree", "--locked", "--target", "all", "--edges", "normal,build", "--prefix", "none", "--no-dedupe"])
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
