@@ -67,6 +67,7 @@ impl<K: Key, V> Slots<K, V> {
         self.slab.is_empty()
     }
 
+    #[inline]
     pub(crate) fn insert(&mut self, value: V) -> K {
         let serial = Serial::new(self.serial.wrapping_add(1)).unwrap_or(Serial::MIN);
         self.serial = serial.get();
@@ -74,25 +75,31 @@ impl<K: Key, V> Slots<K, V> {
         K::new(Slot { index, serial })
     }
 
+    #[inline]
     pub(crate) fn contains(&self, key: K) -> bool {
         self.get(key).is_some()
     }
 
+    #[inline]
     pub(crate) fn get(&self, key: K) -> Option<&V> {
         let Slot { index, serial } = key.slot();
         let (held, value) = self.slab.get(index as usize)?;
         (*held == serial).then_some(value)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut V> {
         let Slot { index, serial } = key.slot();
         let (held, value) = self.slab.get_mut(index as usize)?;
         (*held == serial).then_some(value)
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, key: K) -> Option<V> {
-        self.get(key)?;
-        let (_, value) = self.slab.try_remove(key.slot().index as usize)?;
+        if !self.contains(key) {
+            return None;
+        }
+        let (_, value) = self.slab.remove(key.slot().index as usize);
         self.slab.give_back();
         Some(value)
     }
@@ -124,12 +131,14 @@ impl<K: Key, V> Slots<K, V> {
 impl<K: Key, V> Index<K> for Slots<K, V> {
     type Output = V;
 
+    #[inline]
     fn index(&self, key: K) -> &V {
         self.get(key).expect("the entry is there")
     }
 }
 
 impl<K: Key, V> IndexMut<K> for Slots<K, V> {
+    #[inline]
     fn index_mut(&mut self, key: K) -> &mut V {
         self.get_mut(key).expect("the entry is there")
     }
