@@ -18,6 +18,22 @@ pub(crate) fn spread(
     Some([*values.first()?, values[values.len() / 2], *values.last()?])
 }
 
+/// The median of what one client's figure is to another's in each round: what slows the machine down for a while slows
+/// both.
+pub(crate) fn ratio(
+    results: &Results,
+    setting: Setting,
+    item: &'static str,
+    [ours, other]: [&Contender; 2],
+    figure: Figure,
+) -> Option<f64> {
+    let samples = |contender: &Contender| results.samples.get(&(setting, item, contender.name));
+    let rounds = samples(ours)?.iter().zip(samples(other)?);
+    let mut ratios: Vec<_> = rounds.map(|(ours, other)| figure(ours) / figure(other)).collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios.get(ratios.len() / 2).copied()
+}
+
 /// Three digits that matter.
 pub(crate) fn show(value: f64) -> String {
     match value {
