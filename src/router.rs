@@ -212,6 +212,8 @@ impl<V> Router<V> {
 
     /// Takes out the child whose edge starts with `level`.
     fn take_named(&mut self, parent: u32, level: &str) -> Option<u32> {
+        // Most new edges part no other: nothing is moved to find that out.
+        self.named(self.node(parent), level)?;
         let mut named = self.node_mut(parent).take_named();
         let hash = self.hasher.hash_one(level);
         let taken = named.find_entry(hash, |child| self.label(*child).starts_with(level));

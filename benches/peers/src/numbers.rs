@@ -13,8 +13,7 @@ pub(crate) fn spread(
     figure: Figure,
 ) -> Option<[f64; 3]> {
     let samples = results.samples.get(&(setting, item, contender.name))?;
-    let mut values: Vec<_> = samples.iter().map(figure).collect();
-    values.sort_by(f64::total_cmp);
+    let values = sorted(samples.iter().map(figure));
     Some([*values.first()?, values[values.len() / 2], *values.last()?])
 }
 
@@ -29,9 +28,14 @@ pub(crate) fn ratio(
 ) -> Option<f64> {
     let samples = |contender: &Contender| results.samples.get(&(setting, item, contender.name));
     let rounds = samples(ours)?.iter().zip(samples(other)?);
-    let mut ratios: Vec<_> = rounds.map(|(ours, other)| figure(ours) / figure(other)).collect();
-    ratios.sort_by(f64::total_cmp);
+    let ratios = sorted(rounds.map(|(ours, other)| figure(ours) / figure(other)));
     ratios.get(ratios.len() / 2).copied()
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
 }
 
 /// Three digits that matter.

@@ -130,10 +130,8 @@ fn budgets(results: &Results, page: &mut String) {
         ("receive", "receive", RATE, event_loop, false, 1.5),
         ("receive, 1,000 streams", "streams", RATE, event_loop, false, 1.0),
     ];
-    let median =
-        |contender, item, figure| spread(results, Setting::Null, item, contender, figure).map(|[_, median, _]| median);
     for (title, item, figure, other, at_most, budget) in lines {
-        let Some(base) = median(other, item, figure) else { continue };
+        let Some([_, base, _]) = spread(results, Setting::Null, item, other, figure) else { continue };
         let ratio = |name| match ratio(results, Setting::Null, item, [contender(name), other], figure) {
             // So many times as fast; where times are compared, the shorter is.
             Some(ratio) if item.starts_with("each") => 1.0 / ratio,
