@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::{pin, Pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -18,6 +18,7 @@ use crate::dial::{Dialed, Dialer};
 use crate::options::{Options, FAR};
 use crate::reconnect::{self, Lost, SHORTEST_DELAY};
 use crate::session::Session;
+use crate::sources::Source;
 use crate::state::{Announcer, State};
 use crate::stats::Counters;
 use crate::telemetry::TARGET;
@@ -43,10 +44,20 @@ pub(crate) struct Actor {
     first: Option<First>,
     was_connected: bool,
     timer: Pin<Box<Sleep>>,
+    sources: Sources,
     /// Kept between polls for its memory only.
     batch: Vec<Command>,
     /// Ends what ends with the agent.
     beside: Box<dyn Send>,
+}
+
+/// What the task waits for.
+struct Sources {
+    notices: Source,
+    commands: Source,
+    /// The dialer, or what comes on the connection.
+    link: Source,
+    timer: Source,
 }
 
 enum Link {
@@ -113,6 +124,7 @@ impl Actor {
             first,
             was_connected: false,
             timer: Box::pin(sleep_until(Instant::now())),
+            sources: Sources::new(Waker::noop()),
             batch: Vec::new(),
             beside,
         };
@@ -126,19 +138,22 @@ impl Actor {
 
     /// Ready when the agent is at its end.
     ///
-    /// Each turn asks every source until it has no more or its share is used up, so that what wakes the task next is
-    /// known when the turn ends: a lone command, and a lone reply, takes one turn.
+    /// Each turn asks every source that may be ready until it has no more or its share is used up, so that what wakes the
+    /// task next is known when the turn ends: a lone command, and a lone reply, takes one turn.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.sources.timer.is_for(cx.waker()) {
+            self.sources = Sources::new(cx.waker());
+        }
         let mut packets = PACKETS;
         for _ in 0..TURNS {
             let now = Instant::now();
             // Who left is noted first: nothing is sent for a caller that is gone.
-            self.poll_notices(cx, now);
-            let mut more = self.poll_commands(cx, now);
-            match self.poll_link(cx, &mut packets, now) {
+            self.poll_notices(now);
+            let mut more = self.poll_commands(now);
+            match self.poll_link(&mut packets, now) {
                 Ok(left) => more |= left,
                 Err(error) => {
-                    self.say_why(&error, cx);
+                    self.say_why(&error);
                     match self.handle_lost(error, now) {
                         true => more = true,
                         false => return Poll::Ready(()),
@@ -153,7 +168,7 @@ impl Actor {
             if packets == 0 {
                 break;
             }
-            if !more && self.poll_timer(cx, now).is_pending() {
+            if !more && self.poll_timer(now).is_pending() {
                 return Poll::Pending;
             }
         }
@@ -162,8 +177,11 @@ impl Actor {
         Poll::Pending
     }
 
-    fn poll_notices(&mut self, cx: &mut Context<'_>, now: Instant) {
-        while let Poll::Ready(Some(notice)) = self.notices.poll_recv(cx) {
+    fn poll_notices(&mut self, now: Instant) {
+        if !self.sources.notices.take_ready() {
+            return;
+        }
+        while let Poll::Ready(Some(notice)) = self.notices.poll_recv(&mut self.sources.notices.context()) {
             if matches!(notice, Notice::Close(_)) {
                 // What was called before the end was accepted before it.
                 self.commands.close();
@@ -176,17 +194,21 @@ impl Actor {
     }
 
     /// Whether there may be more.
-    fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    fn poll_commands(&mut self, now: Instant) -> bool {
+        if !self.sources.commands.take_ready() {
+            return false;
+        }
+        let mut cx = self.sources.commands.context();
         if self.session.is_closing() {
             // The lane is closed; a sender that had its place before may have put its command there only now.
-            while let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
+            while let Poll::Ready(Some(command)) = self.commands.poll_recv(&mut cx) {
                 self.session.handle_command(command, now);
             }
             return false;
         }
         let mut share = BATCH;
         while share > 0 {
-            match self.commands.poll_recv_many(cx, &mut self.batch, share) {
+            match self.commands.poll_recv_many(&mut cx, &mut self.batch, share) {
                 Poll::Pending => return false,
                 Poll::Ready(0) => {
                     let client_id = &*self.client_id;
@@ -200,12 +222,15 @@ impl Actor {
                 self.session.handle_command(command, now);
             }
         }
+        self.sources.commands.note_more();
         true
     }
 
     /// Moves the connection on by what can be done without waiting; whether more may be done at once. An error means that
     /// it is lost.
-    fn poll_link(&mut self, cx: &mut Context<'_>, packets: &mut usize, now: Instant) -> Result<bool, Error> {
+    fn poll_link(&mut self, packets: &mut usize, now: Instant) -> Result<bool, Error> {
+        let source = &self.sources.link;
+        let mut cx = source.context();
         match &mut self.link {
             Link::Waiting { until } if *until > now => {
                 self.session.handle_timeout(now)?;
@@ -214,27 +239,35 @@ impl Actor {
             Link::Waiting { .. } => {
                 self.state.say(State::Connecting);
                 self.link = Link::dial(&self.dialer, &self.client_id, !self.was_connected, self.next_endpoint);
+                source.note_more();
                 Ok(true)
             }
-            Link::Dialing(dialing) => match dialing.as_mut().poll(cx) {
-                Poll::Pending => {
-                    self.session.handle_timeout(now)?;
-                    Ok(false)
+            Link::Dialing(dialing) => {
+                if source.take_ready() {
+                    if let Poll::Ready(dialed) = dialing.as_mut().poll(&mut cx) {
+                        source.note_more();
+                        self.handle_connected(dialed?, now);
+                        return Ok(true);
+                    }
                 }
-                Poll::Ready(dialed) => {
-                    self.handle_connected(dialed?, now);
-                    Ok(true)
-                }
-            },
+                self.session.handle_timeout(now)?;
+                Ok(false)
+            }
             Link::Up { connection, undecoded, .. } => {
-                let input_left = poll_input(&mut self.session, connection, undecoded, packets, cx, now)?;
+                let mut input_left = false;
+                if source.take_ready() {
+                    input_left = poll_input(&mut self.session, connection, undecoded, packets, &mut cx, now)?;
+                    if input_left {
+                        source.note_more();
+                    }
+                }
                 self.session.handle_timeout(now)?;
                 let output_left = self.session.poll_transmit(&mut connection.codec, &mut connection.output, now);
                 while !connection.output.is_empty() {
-                    let Poll::Ready(written) = connection.poll_write(cx) else { break };
+                    let Poll::Ready(written) = connection.poll_write(&mut cx) else { break };
                     self.session.handle_written(written?, now);
                 }
-                if let Poll::Ready(flushed) = connection.poll_flush(cx) {
+                if let Poll::Ready(flushed) = connection.poll_flush(&mut cx) {
                     flushed?;
                 }
                 // What waits for the peer to read wakes the task by itself.
@@ -266,13 +299,14 @@ impl Actor {
     }
 
     /// MQTT-4.13.1-1 of MQTT 5: a peer that broke the protocol is told, if it takes that at once.
-    fn say_why(&mut self, error: &Error, cx: &mut Context<'_>) {
+    fn say_why(&mut self, error: &Error) {
         let Link::Up { connection, .. } = &mut self.link else { return };
         if error.kind() == ErrorKind::Protocol && connection.terms.version == Version::V5 {
             let outbound = Outbound::Disconnect(ReasonCode::PROTOCOL_ERROR);
             connection.codec.encode(outbound, &mut connection.output);
-            let _ = connection.poll_write(cx);
-            let _ = connection.poll_flush(cx);
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = connection.poll_write(&mut cx);
+            let _ = connection.poll_flush(&mut cx);
         }
     }
 
@@ -324,7 +358,7 @@ impl Actor {
         );
     }
 
-    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+    fn poll_timer(&mut self, now: Instant) -> Poll<()> {
         let retry = match self.link {
             Link::Waiting { until } => Some(until),
             _ => None,
@@ -336,8 +370,12 @@ impl Actor {
         // A timer that fires early only causes another look; moving it for each packet would cost more.
         if self.timer.deadline() > at || self.timer.is_elapsed() || self.timer.deadline() <= now {
             self.timer.as_mut().reset(at);
+            self.sources.timer.note_more();
         }
-        self.timer.as_mut().poll(cx)
+        match self.sources.timer.take_ready() {
+            true => self.timer.as_mut().poll(&mut self.sources.timer.context()),
+            false => Poll::Pending,
+        }
     }
 
     /// In this order: a sender that races with the end sees its command answered or its lane closed, never silence.
@@ -397,6 +435,13 @@ fn poll_input(
         }
     }
     Ok(true)
+}
+
+impl Sources {
+    fn new(task: &Waker) -> Self {
+        let source = || Source::new(task);
+        Self { notices: source(), commands: source(), link: source(), timer: source() }
+    }
 }
 
 impl Link {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use smallvec::SmallVec;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -24,7 +25,8 @@ slots::key! {
 pub(crate) enum Command {
     Publish(Publish),
     Subscribe(Subscribe),
-    Request(Request),
+    /// In a place of its own, where it stays until it is answered.
+    Request(Box<Request>),
 }
 
 /// What must reach the actor however full its lane of commands is, and what is sent from `Drop`, which can neither wait
@@ -86,7 +88,8 @@ impl Wish {
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) id: RequestId,
-    pub(crate) publish: wire::Publish,
+    /// Taken when it is its turn to be sent.
+    pub(crate) publish: Option<wire::Publish>,
     /// None: to the topic that the agent has for that.
     pub(crate) reply_to: Option<ReplyPaths>,
     /// What the replies are known by; without one, calls with the same paths take turns.
@@ -94,8 +97,11 @@ pub(crate) struct Request {
     pub(crate) offline: Offline,
     pub(crate) deadline: Instant,
     pub(crate) wanted: Wanted,
-    pub(crate) reply: Reply<Vec<Message>>,
+    pub(crate) reply: Reply<Replies>,
 }
+
+/// Mostly one.
+pub(crate) type Replies = SmallVec<[Message; 1]>;
 
 /// The filters by which the replies of a call come.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

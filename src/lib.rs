@@ -185,6 +185,7 @@ mod serve;
 mod session;
 mod siblings;
 mod slots;
+mod sources;
 mod state;
 mod stats;
 mod subscribe;

@@ -289,8 +289,10 @@ impl Request {
         let judge = Judge::new(reply_to.as_ref().and_then(|paths| paths.rejected_by.clone()), error_from);
         let deadline = deadline_after(timeout);
         let (reply, answer) = Reply::channel();
+        let publish = Some(publish);
         let command = command::Request { id, publish, reply_to, key, offline, deadline, wanted, reply };
-        (Pending { call: Call::new(shared.clone(), Command::Request(command), answer, deadline), id, shared }, judge)
+        let command = Command::Request(Box::new(command));
+        (Pending { call: Call::new(shared.clone(), command, answer, deadline), id, shared }, judge)
     }
 
     fn check(self, id: RequestId) -> Result<Checked, Error> {
@@ -365,9 +367,9 @@ impl Future for RequestFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { pending, judge } = &mut *self;
-        pending.call.poll_judged(cx, |replies| {
+        pending.call.poll_judged(cx, |mut replies| {
             // The session answers with as many as were asked for.
-            let reply = replies.into_iter().next().ok_or_else(Error::closed)?;
+            let reply = replies.pop().ok_or_else(Error::closed)?;
             judge.check(reply)
         })
     }
@@ -375,7 +377,7 @@ impl Future for RequestFuture {
 
 /// A call under way. Who waits, forgets: dropped early, it tells the actor.
 struct Pending {
-    call: Call<Vec<Message>>,
+    call: Call<command::Replies>,
     id: RequestId,
     shared: Arc<Shared>,
 }

@@ -90,14 +90,14 @@ pub(crate) fn call(command: &Command) -> Span {
             error = Empty
         ),
         Command::Request(command) => {
-            let publish = &command.publish;
+            let publish = command.publish.as_ref();
             debug_span!(
                 target: TARGET,
                 "mqtt.request",
-                topic = publish.topic.as_str(),
+                topic = publish.map(|publish| publish.topic.as_str()),
                 reply_to = command.reply_to.as_ref().map(|paths| paths.reply_to.as_str()),
-                qos = publish.qos as u8,
-                payload_bytes = publish.payload.len(),
+                qos = publish.map(|publish| publish.qos as u8),
+                payload_bytes = publish.map(|publish| publish.payload.len()),
                 error = Empty
             )
         }

@@ -63,7 +63,7 @@ impl Future for RequestManyFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { pending, judge } = &mut *self;
-        pending.call.poll_judged(cx, |replies| judge.check_all(replies))
+        pending.call.poll_judged(cx, |replies| judge.check_all(replies.into_vec()))
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct KeepAlive {
     asked: Option<Instant>,
     /// Without that, silence is this side's own doing.
     is_reading: bool,
+    /// There is nothing to do before this. It moves on when it has come, not with each packet.
+    look_at: Instant,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +30,8 @@ pub(crate) enum Pulse {
 
 impl KeepAlive {
     pub(crate) fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, last_sent: now, last_received: now, asked: None, is_reading: true }
+        let look_at = now + interval;
+        Self { interval, last_sent: now, last_received: now, asked: None, is_reading: true, look_at }
     }
 
     pub(crate) fn handle_sent(&mut self, now: Instant) {
@@ -37,7 +40,9 @@ impl KeepAlive {
 
     pub(crate) fn handle_received(&mut self, now: Instant) {
         self.last_received = now;
-        self.asked = None;
+        if self.asked.take().is_some() {
+            self.look_at = self.due();
+        }
     }
 
     /// Whether bytes are read at all. While they are not, the peer is sent its packet per interval, and believed to be
@@ -51,33 +56,41 @@ impl KeepAlive {
         }
         self.last_received = now;
         self.is_reading = is_reading;
+        self.look_at = self.due();
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Pulse {
-        match self.next() {
-            Some(at) if at <= now && self.asked.is_some() && self.is_reading => Pulse::Dead,
-            Some(at) if at <= now => {
+        if now < self.look_at || self.interval.is_zero() {
+            return Pulse::Fine;
+        }
+        let pulse = match self.due() <= now {
+            false => Pulse::Fine,
+            true if self.asked.is_some() && self.is_reading => Pulse::Dead,
+            true => {
                 self.asked = Some(now);
                 Pulse::Ask
             }
-            _ => Pulse::Fine,
-        }
+        };
+        self.look_at = self.due();
+        pulse
     }
 
-    /// When there is something to do next.
+    /// When to look again, if not before.
     pub(crate) fn next(&self) -> Option<Instant> {
-        if self.interval.is_zero() {
-            return None;
-        }
+        (!self.interval.is_zero()).then_some(self.look_at)
+    }
+
+    /// When there is something to do, unless something comes or goes before.
+    fn due(&self) -> Instant {
         // MQTT-3.1.2-23 asks for a packet per interval; a peer that hears from us but does not answer is also asked.
-        Some(match self.asked {
+        match self.asked {
             // Half an interval for the answer even where the question came late, after this process had been stopped.
             Some(asked) if self.is_reading => {
                 (self.last_received + self.interval * 3 / 2).max(asked + self.interval / 2)
             }
             Some(asked) => asked + self.interval,
             None => self.last_sent.min(self.last_received) + self.interval,
-        })
+        }
     }
 }
 

@@ -11,19 +11,17 @@ use tokio::time::Instant;
 use super::publish::{Outgoing, Owner, Place};
 use super::subscriptions::Sink;
 use super::{Due, Session};
-use crate::command::{self, ReplyPaths, RequestId, SubscriberKey, Wish};
+use crate::command::{self, Replies, ReplyPaths, RequestId, SubscriberKey, Wish};
 use crate::options::Offline;
 use crate::room::Room;
-use crate::rpc::Key;
 use crate::slots::{self, Slots};
 use crate::subscribe::Retained;
 use crate::terms::{Terms, Version};
-use crate::{wire, Error, Message, Outcome, QoS, Topic};
+use crate::{Error, Message, QoS, Topic};
 
 mod answer;
 mod queue;
 
-use answer::Collecting;
 pub(super) use queue::ReplyQueue;
 
 slots::key! {
@@ -46,20 +44,16 @@ pub(super) struct Requests {
 
 #[derive(Debug)]
 struct Pending {
-    id: RequestId,
+    call: Box<command::Request>,
     /// None as long as it is not known where the replies come.
     queue: Option<SubscriberKey>,
-    /// What its replies are known by; without one it waits for its turn.
-    key: Option<Box<Key>>,
-    /// Taken when it is its turn.
-    publish: Option<wire::Publish>,
     /// When it was first sent, and may have reached a wire: only then can a message be its reply.
     sent_at: Option<Instant>,
     /// Where its message waits to be sent.
     place: Option<Place>,
-    offline: Offline,
-    deadline: Instant,
-    replies: Collecting,
+    /// Empty where each is handed on as it comes.
+    replies: Replies,
+    has_any: bool,
 }
 
 impl Requests {
@@ -95,37 +89,28 @@ impl Requests {
 
     fn remove(&mut self, request: RequestKey) -> Option<Pending> {
         let pending = self.pending.remove(request)?;
-        self.by_id.remove(&pending.id);
+        self.by_id.remove(&pending.call.id);
         self.by_id.give_back();
         Some(pending)
     }
 }
 
 impl Session {
-    pub(super) fn handle_request(&mut self, command: command::Request, now: Instant) {
-        let command::Request { id, publish, reply_to, key, offline, deadline, wanted, reply } = command;
-        if reply.is_abandoned() {
+    pub(super) fn handle_request(&mut self, mut call: Box<command::Request>, now: Instant) {
+        if call.reply.is_abandoned() {
             return;
         }
-        let replies = Collecting::new(wanted, reply);
+        let (id, deadline, reply_to) = (call.id, call.deadline, call.reply_to.take());
+        let is_offline = call.offline == Offline::Fail && !self.is_connected();
+        let replies = Replies::new();
+        let pending = Pending { call, queue: None, sent_at: None, place: None, replies, has_any: false };
         if deadline <= now {
-            return replies.fail(no_reply());
+            return pending.fail(no_reply());
         }
-        if offline == Offline::Fail && !self.is_connected() {
-            return replies.fail(Error::offline());
+        if is_offline {
+            return pending.fail(Error::offline());
         }
-        let publish = Some(publish);
-        let request = self.requests.pending.insert(Pending {
-            id,
-            queue: None,
-            key,
-            publish,
-            sent_at: None,
-            place: None,
-            offline,
-            deadline,
-            replies,
-        });
+        let request = self.requests.pending.insert(pending);
         self.requests.by_id.insert(id, request);
         self.arm(deadline, Due::Request(request));
         match reply_to {
@@ -139,7 +124,7 @@ impl Session {
     fn direct_to_own_topic(&mut self, request: RequestKey, now: Instant) {
         let Some(pending) = self.requests.pending.get_mut(request) else { return };
         let paths = self.requests.own_topic.as_ref().and_then(|topic| {
-            let publish = pending.publish.as_mut()?;
+            let publish = pending.call.publish.as_mut()?;
             publish.lenient = false;
             publish.properties.get_or_insert_default().response_topic = Some(topic.clone());
             Some(ReplyPaths { reply_to: topic.try_into().ok()?, rejected_by: None })
@@ -160,7 +145,7 @@ impl Session {
         let Some(pending) = requests.pending.get_mut(request) else { return };
         pending.queue = Some(key);
         let Some(queue) = subscriptions.reply_queue_mut(key) else { return };
-        match queue.join(request, pending.key.as_deref()) {
+        match queue.join(request, pending.call.key.as_deref()) {
             true => self.advance_requests(key, now),
             false => self.fail_request(request, Error::key_in_use(), now),
         }
@@ -191,9 +176,9 @@ impl Session {
             let next = if is_ready { queue.next() } else { None };
             let Some(request) = next else { return };
             let Some(pending) = self.requests.pending.get_mut(request) else { continue };
-            let Some(publish) = pending.publish.take() else { continue };
+            let Some(publish) = pending.call.publish.take() else { continue };
             // A command dies with its deadline, wherever it is by then.
-            let deadline = Some(pending.deadline);
+            let deadline = Some(pending.call.deadline);
             let outgoing = Outgoing::new(publish, Owner::Request(request), deadline).expiring(deadline);
             // The waiter stands before the message goes.
             pending.place = Some(self.publishes.push(outgoing));
@@ -206,10 +191,10 @@ impl Session {
         let Some(request) = found else { return false };
         let Some(pending) = self.requests.pending.get_mut(request) else { return false };
         let Some(sent_at) = pending.sent_at else { return false };
-        if pending.replies.take(message.clone()) {
+        if pending.take(message.clone()) {
             self.counters.reply_times.add(now - sent_at);
             if let Some(pending) = self.end_request(request, now) {
-                pending.replies.finish();
+                pending.finish();
             }
         }
         true
@@ -224,7 +209,7 @@ impl Session {
             return Some(pending);
         };
         if let Some(queue) = self.subscriptions.reply_queue_mut(key) {
-            queue.leave(request, pending.key.as_deref());
+            queue.leave(request, pending.call.key.as_deref());
         }
         self.advance_requests(key, now);
         Some(pending)
@@ -245,15 +230,14 @@ impl Session {
 
     pub(super) fn expire_request(&mut self, request: RequestKey, now: Instant) {
         if let Some(pending) = self.end_request(request, now) {
-            let error = no_reply().with_outcome(pending.outcome());
-            pending.replies.expire(pending.sent_at.is_some(), error);
+            pending.expire(no_reply());
         }
     }
 
     /// The broker did not pass the message on: no reply will come.
     pub(super) fn refuse_request(&mut self, request: RequestKey, error: Error, now: Instant) {
         if let Some(pending) = self.end_request(request, now) {
-            pending.replies.fail(error);
+            pending.refuse(error);
         }
     }
 
@@ -269,7 +253,7 @@ impl Session {
 
     /// The connection is lost: what was not sent fails if its caller does not want to wait for another.
     pub(super) fn suspend_requests(&mut self, now: Instant) {
-        let unwilling = |pending: &Pending| pending.offline == Offline::Fail && pending.sent_at.is_none();
+        let unwilling = |pending: &Pending| pending.call.offline == Offline::Fail && pending.sent_at.is_none();
         let requests: Vec<_> =
             self.requests.pending.iter().filter(|(_, pending)| unwilling(pending)).map(|(key, _)| key).collect();
         for request in requests {
@@ -289,7 +273,7 @@ impl Session {
         // The last first, so that each goes ahead of those behind it.
         for (request, publish) in self.publishes.take_requests().into_iter().rev() {
             let Some(pending) = self.requests.pending.get_mut(request) else { continue };
-            pending.publish = Some(publish);
+            pending.call.publish = Some(publish);
             pending.place = None;
             if let Some(queue) = pending.queue.and_then(|queue| self.subscriptions.reply_queue_mut(queue)) {
                 queue.put_back(request);
@@ -335,20 +319,6 @@ impl Session {
         }
         self.requests = Requests::new();
         unfinished
-    }
-}
-
-impl Pending {
-    fn outcome(&self) -> Outcome {
-        match self.sent_at.is_some() {
-            true => Outcome::Unknown,
-            false => Outcome::NotSent,
-        }
-    }
-
-    fn fail(self, error: Error) {
-        let error = error.with_outcome(self.outcome());
-        self.replies.fail(error);
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::*;
 use crate::command::{
-    Close, Feed, Publish, Reply, ReplyPaths, Request, RequestId, Subscribe, Unfinished, Wanted, Wish,
+    Close, Feed, Publish, Replies, Reply, ReplyPaths, Request, RequestId, Subscribe, Unfinished, Wanted, Wish,
 };
 use crate::options::Offline;
 use crate::publish::Delivery;
@@ -155,7 +155,7 @@ impl<const LEVEL: u8> Bench<LEVEL> {
         answer
     }
 
-    fn request(&mut self, payload: &str, reply_to: &str) -> (RequestId, Answer<Vec<Message>>) {
+    fn request(&mut self, payload: &str, reply_to: &str) -> (RequestId, Answer<Replies>) {
         self.request_as(payload, reply_to, 1, Offline::Wait, LONG)
     }
 
@@ -166,7 +166,7 @@ impl<const LEVEL: u8> Bench<LEVEL> {
         replies: usize,
         offline: Offline,
         timeout: Duration,
-    ) -> (RequestId, Answer<Vec<Message>>) {
+    ) -> (RequestId, Answer<Replies>) {
         let deadline = self.now + timeout;
         self.request_with(payload, reply_to, |request| Request {
             wanted: Wanted::Exactly(replies),
@@ -181,13 +181,13 @@ impl<const LEVEL: u8> Bench<LEVEL> {
         payload: &str,
         reply_to: &str,
         change: impl FnOnce(Request) -> Request,
-    ) -> (RequestId, Answer<Vec<Message>>) {
+    ) -> (RequestId, Answer<Replies>) {
         let (reply, answer) = Reply::channel();
         self.requests += 1;
         let id = RequestId(self.requests);
         let request = Request {
             id,
-            publish: wire_publish("q", payload.to_owned().into(), QoS::AtLeastOnce),
+            publish: Some(wire_publish("q", payload.to_owned().into(), QoS::AtLeastOnce)),
             reply_to: Some(paths(reply_to)),
             key: None,
             offline: Offline::Wait,
@@ -195,7 +195,7 @@ impl<const LEVEL: u8> Bench<LEVEL> {
             wanted: Wanted::Exactly(1),
             reply,
         };
-        self.command(Command::Request(change(request)));
+        self.command(Command::Request(Box::new(change(request))));
         (id, answer)
     }
 
@@ -386,7 +386,7 @@ fn answered<T>(receiver: &mut Answer<T>) -> Result<T, Error> {
     answer(receiver).expect("an answer")
 }
 
-fn texts(replies: Result<Vec<Message>, Error>) -> Vec<String> {
+fn texts(replies: Result<Replies, Error>) -> Vec<String> {
     replies.unwrap().iter().map(|message| message.text().unwrap().to_owned()).collect()
 }
 

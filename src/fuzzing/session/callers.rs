@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::{World, STEPS};
 use crate::allowance::weight;
 use crate::command::{
-    Close, Command, Feed, Notice, Publish, Reply, ReplyPaths, Request, RequestId, Subscribe, Unfinished, Wanted, Wish,
+    Close, Command, Feed, Notice, Publish, Replies, Reply, ReplyPaths, Request, RequestId, Subscribe, Unfinished,
+    Wanted, Wish,
 };
 use crate::fuzzing::input::{Bits, Input};
 use crate::options::Offline;
@@ -38,7 +39,7 @@ struct Caller {
 enum Waiting {
     Publish(Answer<Delivery>),
     Subscribe(Vec<Filter>, Answer<Feed>),
-    Request(RequestId, Answer<Vec<Message>>),
+    Request(RequestId, Answer<Replies>),
     Unsubscribe(Answer<()>),
     Close(Answer<Unfinished>),
 }
@@ -165,8 +166,9 @@ impl World {
             count => Wanted::Exactly(usize::from(count % 4) + 1),
         };
         let offline = input.pick(&OFFLINE);
+        let publish = Some(publish);
         let request = Request { id, publish, reply_to, key, wanted, offline, deadline, reply };
-        self.session.handle_command(Command::Request(request), self.now);
+        self.session.handle_command(Command::Request(Box::new(request)), self.now);
     }
 
     pub(super) fn wait_for_unsubscribe(&mut self, answer: Answer<()>) {

@@ -1,27 +1,14 @@
 //! What a caller gets: one reply, several, or each as it comes.
 
-use crate::command::{Reply, Wanted};
-use crate::{Error, Message};
+use super::Pending;
+use crate::command::Wanted;
+use crate::{Error, Message, Outcome};
 
-/// The replies of a call, until they are its answer.
-#[derive(Debug)]
-pub(super) struct Collecting {
-    wanted: Wanted,
-    /// Empty where each is handed on as it comes.
-    replies: Vec<Message>,
-    has_any: bool,
-    reply: Reply<Vec<Message>>,
-}
-
-impl Collecting {
-    pub(super) fn new(wanted: Wanted, reply: Reply<Vec<Message>>) -> Self {
-        Self { wanted, replies: Vec::new(), has_any: false, reply }
-    }
-
+impl Pending {
     /// Takes a reply; true if it was the last.
     pub(super) fn take(&mut self, message: Message) -> bool {
         self.has_any = true;
-        match &self.wanted {
+        match &self.call.wanted {
             Wanted::Exactly(count) | Wanted::UpTo(count) => {
                 self.replies.push(message);
                 self.replies.len() >= *count
@@ -35,19 +22,25 @@ impl Collecting {
     }
 
     /// The time is up.
-    pub(super) fn expire(self, was_sent: bool, error: Error) {
-        match self.wanted {
-            Wanted::UpTo(_) if was_sent => self.finish(),
+    pub(super) fn expire(self, error: Error) {
+        match self.call.wanted {
+            Wanted::UpTo(_) if self.sent_at.is_some() => self.finish(),
             Wanted::Each(_) if self.has_any => self.finish(),
             _ => self.fail(error),
         }
     }
 
     pub(super) fn finish(self) {
-        self.reply.send(Ok(self.replies));
+        self.call.reply.send(Ok(self.replies));
     }
 
     pub(super) fn fail(self, error: Error) {
-        self.reply.send(Err(error.with_messages(self.replies)));
+        let outcome = if self.sent_at.is_some() { Outcome::Unknown } else { Outcome::NotSent };
+        self.refuse(error.with_outcome(outcome));
+    }
+
+    /// With an error that knows the outcome itself.
+    pub(super) fn refuse(self, error: Error) {
+        self.call.reply.send(Err(error.with_messages(self.replies.into_vec())));
     }
 }

@@ -4,11 +4,11 @@ use super::*;
 use crate::rpc::{Correlation, Key};
 
 /// Replies to "r/+", known by the last level of their topic.
-fn call(bench: &mut Bench, id: &str) -> (RequestId, Answer<Vec<Message>>) {
+fn call(bench: &mut Bench, id: &str) -> (RequestId, Answer<Replies>) {
     keyed(bench, id, "r/+", &Correlation::topic(id))
 }
 
-fn keyed(bench: &mut Bench, payload: &str, reply_to: &str, rule: &Correlation) -> (RequestId, Answer<Vec<Message>>) {
+fn keyed(bench: &mut Bench, payload: &str, reply_to: &str, rule: &Correlation) -> (RequestId, Answer<Replies>) {
     let key = key(rule);
     bench.request_with(payload, reply_to, |request| Request { key, ..request })
 }

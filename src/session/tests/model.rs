@@ -30,7 +30,7 @@ struct Call {
 
 enum Waiting {
     Publish(Answer<Delivery>),
-    Request(Answer<Vec<Message>>),
+    Request(Answer<Replies>),
 }
 
 struct Pending {
@@ -172,16 +172,16 @@ impl World {
             is_banned: false,
             request,
         });
-        self.bench.command(Command::Request(Request {
+        self.bench.command(Command::Request(Box::new(Request {
             id,
-            publish: wire_publish("q", payload(tag, false), qos),
+            publish: Some(wire_publish("q", payload(tag, false), qos)),
             reply_to: Some(paths(reply_to)),
             key: None,
             wanted: Wanted::Exactly(1),
             offline,
             deadline,
             reply,
-        }));
+        })));
     }
 
     fn leave(&mut self, which: usize) {

@@ -288,7 +288,7 @@ fn a_call_that_is_queued_again_and_expires_leaves_the_queue_counted_right() {
 #[test]
 fn a_qos_0_request_that_was_not_written_fails_with_its_connection_and_the_next_has_its_turn() {
     let mut bench = Bench::connected();
-    let at_qos_0 = |request: Request| Request { publish: wire_publish("q", "x".into(), QOS0), ..request };
+    let at_qos_0 = |request: Request| Request { publish: Some(wire_publish("q", "x".into(), QOS0)), ..request };
     let (_, mut first) = bench.request_with("x", "r", at_qos_0);
     bench.grant_all();
     let (_, mut second) = bench.request("y", "r");

@@ -13,13 +13,13 @@ fn a_request_carries_its_remaining_time() {
 }
 
 /// A call without a word of where its reply comes.
-fn ask(bench: &mut Bench, payload: &str, data: u8) -> (RequestId, Answer<Vec<Message>>) {
+fn ask(bench: &mut Bench, payload: &str, data: u8) -> (RequestId, Answer<Replies>) {
     let key = Correlation::data().key(b"", || [data; 16]).unwrap();
     bench.request_with(payload, "unused", |request| {
         let properties =
             Properties { correlation_data: key.as_ref().map(|key| key.value.clone()), ..Properties::default() };
-        let publish = wire::Publish { properties: Some(Box::new(properties)), ..request.publish };
-        Request { publish, key, reply_to: None, ..request }
+        let publish = wire::Publish { properties: Some(Box::new(properties)), ..request.publish.unwrap() };
+        Request { publish: Some(publish), key, reply_to: None, ..request }
     })
 }
 
