@@ -17,19 +17,19 @@ use crate::options::FAR;
 use crate::{telemetry, Error};
 
 /// A call that starts when it is first polled. Dropping it withdraws what was not sent.
-pub(crate) struct Call<T> {
-    stage: Stage<T>,
+pub(crate) struct Call<C, T> {
+    stage: Stage<C, T>,
     /// From its first poll to its answer.
     span: Span,
 }
 
 type Answer<T> = oneshot::Receiver<Result<T, Error>>;
 
-enum Stage<T> {
+enum Stage<C, T> {
     Refused(Error),
     Start {
         shared: Arc<Shared>,
-        command: Command,
+        command: C,
         answer: Answer<T>,
         deadline: Instant,
     },
@@ -52,8 +52,8 @@ pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(FAR)
 }
 
-impl<T> Call<T> {
-    pub(crate) fn new(shared: Arc<Shared>, command: Command, answer: Answer<T>, deadline: Instant) -> Self {
+impl<C: Into<Command>, T> Call<C, T> {
+    pub(crate) fn new(shared: Arc<Shared>, command: C, answer: Answer<T>, deadline: Instant) -> Self {
         Self { stage: Stage::Start { shared, command, answer, deadline }, span: Span::none() }
     }
 
@@ -115,6 +115,7 @@ impl<T> Call<T> {
         let Stage::Start { shared, command, answer, deadline } = std::mem::replace(&mut self.stage, Stage::Done) else {
             return;
         };
+        let command = command.into();
         self.span = telemetry::call(&command);
         self.stage = match shared.lanes.commands.try_send(command) {
             Ok(()) => Stage::Waiting { answer, _open: shared },

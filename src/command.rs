@@ -29,6 +29,24 @@ pub(crate) enum Command {
     Request(Box<Request>),
 }
 
+impl From<Publish> for Command {
+    fn from(publish: Publish) -> Self {
+        Self::Publish(publish)
+    }
+}
+
+impl From<Subscribe> for Command {
+    fn from(subscribe: Subscribe) -> Self {
+        Self::Subscribe(subscribe)
+    }
+}
+
+impl From<Box<Request>> for Command {
+    fn from(request: Box<Request>) -> Self {
+        Self::Request(request)
+    }
+}
+
 /// What must reach the actor however full its lane of commands is, and what is sent from `Drop`, which can neither wait
 /// nor fail. There are never more of them than there were live subscriptions, requests, held messages and callers of
 /// `close`.

@@ -247,7 +247,7 @@ impl IntoFuture for Publish {
         let (reply, answer) = Reply::channel();
         let command =
             command::Publish { publish, expires, offline, deadline: Some(deadline), reply: Some(reply), share: None };
-        PublishFuture(Call::new(agent.into_shared(), Command::Publish(command), answer, deadline))
+        PublishFuture(Call::new(agent.into_shared(), command, answer, deadline))
     }
 }
 
@@ -258,7 +258,7 @@ impl IntoFuture for Publish {
 /// Dropped before the message was sent, it takes the message back. Dropped after that, the message stays with the
 /// agent until the broker has acknowledged it or its deadline has passed.
 #[must_use = "nothing is published until this is awaited"]
-pub struct PublishFuture(Call<Delivery>);
+pub struct PublishFuture(Call<command::Publish, Delivery>);
 
 impl Future for PublishFuture {
     type Output = Result<Delivery, Error>;

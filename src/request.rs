@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::agent::{Agent, Shared};
 use crate::call::{deadline_after, Call};
-use crate::command::{self, Command, Notice, Reply, ReplyPaths, RequestId, Wanted};
+use crate::command::{self, Notice, Reply, ReplyPaths, RequestId, Wanted};
 use crate::error::RemoteError;
 use crate::options::Offline;
 use crate::properties::Properties;
@@ -290,8 +290,7 @@ impl Request {
         let deadline = deadline_after(timeout);
         let (reply, answer) = Reply::channel();
         let publish = Some(publish);
-        let command = command::Request { id, publish, reply_to, key, offline, deadline, wanted, reply };
-        let command = Command::Request(Box::new(command));
+        let command = Box::new(command::Request { id, publish, reply_to, key, offline, deadline, wanted, reply });
         (Pending { call: Call::new(shared.clone(), command, answer, deadline), id, shared }, judge)
     }
 
@@ -377,7 +376,7 @@ impl Future for RequestFuture {
 
 /// A call under way. Who waits, forgets: dropped early, it tells the actor.
 struct Pending {
-    call: Call<command::Replies>,
+    call: Call<Box<command::Request>, command::Replies>,
     id: RequestId,
     shared: Arc<Shared>,
 }

@@ -14,7 +14,7 @@ use tokio::time::{timeout, Instant};
 
 use crate::agent::Agent;
 use crate::call::{deadline_after, Call};
-use crate::command::{self, Command, Event, Feed, Reply, SubscriberGuard, Wish};
+use crate::command::{self, Event, Feed, Reply, SubscriberGuard, Wish};
 use crate::events::Events;
 use crate::options::{check_capacity, Offline};
 use crate::runtime::Runtime;
@@ -298,7 +298,7 @@ pub struct SubscribeFuture {
 enum Subscribing {
     Refused(Error),
     Start(Box<Subscribe>, Vec<Filter>, Instant),
-    Called { call: Box<Call<Feed>>, counters: Arc<Counters>, runtime: Runtime, own: Option<Own> },
+    Called { call: Box<Call<command::Subscribe, Feed>>, counters: Arc<Counters>, runtime: Runtime, own: Option<Own> },
     Done,
 }
 
@@ -331,7 +331,7 @@ impl Subscribe {
         let command =
             command::Subscribe { filters, wish: self.wish, capacity: self.capacity, offline, deadline, reply };
         let (counters, runtime) = (agent.counters(), agent.runtime().clone());
-        let call = Call::new(agent.into_shared(), Command::Subscribe(command), answer, deadline);
+        let call = Call::new(agent.into_shared(), command, answer, deadline);
         Ok(Subscribing::Called { call: Box::new(call), counters, runtime, own })
     }
 }

@@ -167,14 +167,14 @@ impl Session {
 
     /// Sends the calls of a queue that may be sent, if the broker holds its filters.
     pub(super) fn advance_requests(&mut self, key: SubscriberKey, now: Instant) {
-        let is_ready = self.subscriptions.is_ready(key);
-        loop {
-            let Some(queue) = self.subscriptions.reply_queue_mut(key) else { return };
-            if queue.is_idle() {
-                return self.linger(key, now);
-            }
-            let next = if is_ready { queue.next() } else { None };
-            let Some(request) = next else { return };
+        let Some(queue) = self.subscriptions.reply_queue_mut(key) else { return };
+        if queue.is_idle() {
+            return self.linger(key, now);
+        }
+        if !queue.has_next() || !self.subscriptions.is_ready(key) {
+            return;
+        }
+        while let Some(request) = self.subscriptions.reply_queue_mut(key).and_then(ReplyQueue::next) {
             let Some(pending) = self.requests.pending.get_mut(request) else { continue };
             let Some(publish) = pending.call.publish.take() else { continue };
             // A command dies with its deadline, wherever it is by then.

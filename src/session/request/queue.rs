@@ -71,6 +71,10 @@ impl ReplyQueue {
         true
     }
 
+    pub(super) fn has_next(&self) -> bool {
+        !self.unsent.is_empty() || self.turn.is_none() && !self.waiting.is_empty()
+    }
+
     /// The next call to be sent, now that the broker holds the filters.
     pub(super) fn next(&mut self) -> Option<RequestKey> {
         if let Some(request) = self.unsent.pop_front() {
