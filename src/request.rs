@@ -60,7 +60,8 @@ pub struct Request {
     properties: Option<Box<Properties>>,
     reply_to: Option<Result<Filter, Error>>,
     rejected_by: Option<Result<Filter, Error>>,
-    correlation: Option<Correlation>,
+    /// Elsewhere, as a call is moved with each of its settings, and few have one.
+    correlation: Option<Box<Correlation>>,
     error_from: Option<Arc<judge::ErrorFrom>>,
     timeout: Duration,
     offline: Offline,
@@ -131,7 +132,7 @@ impl Request {
     /// Which of the calls with the same reply filter a reply answers; [`Correlation`] has examples. Default:
     /// [`Correlation::by_turns`] with [`reply_to`](Self::reply_to), [`Correlation::data`] without.
     pub fn correlation(mut self, correlation: Correlation) -> Self {
-        self.correlation = Some(correlation);
+        self.correlation = Some(Box::new(correlation));
         self
     }
 
@@ -303,7 +304,7 @@ impl Request {
             ));
         }
         let default = if reply_to.is_some() { Correlation::by_turns } else { Correlation::data };
-        let correlation = self.correlation.unwrap_or_else(default);
+        let correlation = self.correlation.map_or_else(default, |correlation| *correlation);
         correlation.check(reply_to.as_ref(), rejected_by.as_ref())?;
         let key = correlation.key(self.content.payload()?, || self.agent.correlation_data(id))?;
         let mut properties = self.properties;

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use smallvec::SmallVec;
 use tokio::sync::{broadcast, mpsc};
 
 use super::request::ReplyQueue;
@@ -60,7 +61,8 @@ const MIN_SWEEP: usize = 64;
 #[derive(Debug)]
 pub(super) struct Subscriber {
     pub(super) sink: Sink,
-    pub(super) filters: Vec<Membership>,
+    /// Mostly one.
+    pub(super) filters: SmallVec<[Membership; 1]>,
     /// Filters without their first SUBACK.
     pub(super) pending: usize,
     /// The last delivery it took.
@@ -172,7 +174,7 @@ impl Subscriptions {
     }
 
     pub(super) fn add(&mut self, sink: Sink, filters: &[Filter], wish: Wish) -> SubscriberKey {
-        let keys = Vec::with_capacity(filters.len());
+        let keys = SmallVec::with_capacity(filters.len());
         let subscriber = self.subscribers.insert(Subscriber { sink, filters: keys, pending: 0, delivery: 0 });
         for filter in filters {
             self.link(subscriber, filter, wish);
