@@ -231,7 +231,6 @@ struct Attempts<K> {
     deadline: Option<Instant>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a call is mostly the first, and never moved")]
 enum Now {
     Calling(RequestFuture),
     Resting(Pin<Box<Sleep>>),

@@ -44,7 +44,7 @@ impl Session {
             routed: self.subscriptions.router.len(),
             due: self.subscriptions.due.len(),
             subscribers: self.subscriptions.subscribers.len(),
-            deadlines: self.deadlines.len(),
+            deadlines: self.deadlines.len() + self.lingering.len(),
             ..Census::default()
         };
         self.receiving.count(&mut census);

@@ -62,6 +62,8 @@ pub(crate) struct Session {
     subscriptions: Subscriptions,
     requests: Requests,
     deadlines: Deadlines<Due>,
+    /// Reply filters that go unless they are used again: apart, as they are there when nobody waits for anything.
+    lingering: Deadlines<SubscriberKey>,
     closing: Option<Closing>,
     counters: Arc<Counters>,
 }
@@ -92,7 +94,6 @@ enum Due {
     Publish(CallKey),
     Subscribe(SubscriberKey),
     Request(RequestKey),
-    Linger(SubscriberKey),
 }
 
 /// What there is to know of the connection: what it allows, what was written to it, when it last showed a sign of life.
@@ -138,6 +139,7 @@ impl Session {
             subscriptions: Subscriptions::new(notices, options.first_identifier()),
             requests: Requests::new(),
             deadlines: Deadlines::new(),
+            lingering: Deadlines::new(),
             closing: None,
             counters,
         }
@@ -297,8 +299,10 @@ impl Session {
                 Due::Publish(call) => self.expire_publish(call),
                 Due::Subscribe(subscriber) => self.expire_subscribe(subscriber),
                 Due::Request(request) => self.expire_request(request, now),
-                Due::Linger(subscriber) => self.expire_linger(subscriber, now),
             }
+        }
+        while let Some(subscriber) = self.lingering.pop_due(now) {
+            self.expire_linger(subscriber, now);
         }
         let reads = self.wants_read();
         let Some(connection) = &mut self.connection else { return Ok(()) };
@@ -322,6 +326,7 @@ impl Session {
         let blocked = connection.and_then(|connection| connection.blocked_since);
         [
             self.deadlines.next(),
+            self.lingering.next(),
             connection.and_then(|connection| connection.keep_alive.next()),
             blocked.map(|since| since + self.limits.write_timeout),
             self.closing.as_ref().and_then(Closing::deadline),
@@ -350,6 +355,11 @@ impl Session {
         deadlines.push(at, due, is_live);
     }
 
+    fn arm_linger(&mut self, at: Instant, subscriber: SubscriberKey) {
+        let Self { lingering, subscriptions, .. } = self;
+        lingering.push(at, subscriber, |subscriber| subscriptions.contains(subscriber));
+    }
+
     /// Where nobody waits, most deadlines are of what is finished: they need not be kept until then, nor wake anybody.
     pub(crate) fn rest(&mut self) {
         if self.publishes.has_no_calls() && self.requests.len() == 0 {
@@ -365,7 +375,6 @@ impl Session {
             Due::Publish(call) => publishes.is_pending(call),
             Due::Subscribe(subscriber) => subscriptions.is_pending(subscriber),
             Due::Request(request) => requests.is_pending(request),
-            Due::Linger(subscriber) => subscriptions.contains(subscriber),
         };
         (deadlines, is_live)
     }

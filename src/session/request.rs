@@ -287,7 +287,7 @@ impl Session {
         let Some(queue) = self.subscriptions.reply_queue_mut(key) else { return };
         queue.lingers_until = Some(until);
         if !std::mem::replace(&mut queue.is_armed, true) {
-            self.arm(until, Due::Linger(key));
+            self.arm_linger(until, key);
         }
     }
 
@@ -298,7 +298,7 @@ impl Session {
             _ if !queue.is_idle() => {}
             Some(until) if until > now => {
                 queue.is_armed = true;
-                self.arm(until, Due::Linger(key));
+                self.arm_linger(until, key);
             }
             _ => self.drop_queue(key),
         }
