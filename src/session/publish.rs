@@ -158,6 +158,7 @@ impl Publishes {
         self.calls.is_empty()
     }
 
+    #[inline]
     pub(super) fn push(&mut self, outgoing: Outgoing) -> Place {
         if self.queue.len() >= self.sweep_at {
             self.sweep();

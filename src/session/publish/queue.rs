@@ -30,6 +30,7 @@ impl Queue {
         self.len
     }
 
+    #[inline]
     pub(super) fn push_back(&mut self, outgoing: Outgoing) -> Place {
         let place = Place(self.back);
         self.back += 1;
@@ -48,6 +49,18 @@ impl Queue {
 
     pub(super) fn front(&self) -> Option<&Outgoing> {
         self.entries.front().and_then(|(_, outgoing)| outgoing.as_ref())
+    }
+
+    pub(super) fn front_mut(&mut self) -> Option<&mut Outgoing> {
+        self.entries.front_mut().and_then(|(_, outgoing)| outgoing.as_mut())
+    }
+
+    /// As `pop_front`, but what is thrown away is not moved for that.
+    pub(super) fn drop_front(&mut self) {
+        if let Some((_, outgoing)) = self.entries.front_mut() {
+            *outgoing = None;
+            self.note_removed();
+        }
     }
 
     pub(super) fn pop_front(&mut self) -> Option<Outgoing> {

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Outgoing, Owner, Unwritten};
+use super::{Owner, Publishes, Unwritten};
 use crate::publish::Delivery;
 use crate::room::Room;
 use crate::session::in_flight::On;
@@ -30,20 +30,21 @@ impl Session {
             let refused = self.terms().and_then(|terms| terms.check_publish(&front.publish).err());
             // SUBSCRIBEs may hold the last identifiers; an acknowledgement frees one.
             let is_full = || self.is_window_full() || self.in_flight.is_full();
-            let waits = front.publish.qos != QoS::AtMostOnce && is_full();
-            if waits && !expired && !left && refused.is_none() {
-                break;
+            if !left && !expired && refused.is_none() {
+                if front.publish.qos != QoS::AtMostOnce && is_full() {
+                    break;
+                }
+                self.transmit_front(codec, output, written_base, now);
+                sent = true;
+                continue;
             }
-            let Some(outgoing) = self.publishes.queue.pop_front() else { break };
+            self.publishes.queue.drop_front();
             if left {
                 if let Owner::Call(call) = owner {
                     self.publishes.calls.remove(call);
                 }
             } else if let Some(error) = refused {
                 self.give_up(owner, error, now);
-            } else if !expired {
-                self.transmit_new(outgoing, codec, output, written_base, now);
-                sent = true;
             }
         }
         sent
@@ -73,24 +74,21 @@ impl Session {
         }
     }
 
-    fn transmit_new(
-        &mut self,
-        mut outgoing: Outgoing,
-        codec: &mut Codec,
-        output: &mut Output,
-        written_base: u64,
-        now: Instant,
-    ) {
+    fn transmit_front(&mut self, codec: &mut Codec, output: &mut Output, written_base: u64, now: Instant) {
+        let Publishes { queue, sent, .. } = &mut self.publishes;
+        let Some(outgoing) = queue.front_mut() else { return };
         let (owner, qos) = (outgoing.owner, outgoing.publish.qos);
         let start = output.len() as u64;
-        self.publishes.sent += 1;
+        *sent += 1;
         if outgoing.rank == 0 {
-            outgoing.rank = self.publishes.sent;
+            outgoing.rank = *sent;
             outgoing.sent_at = Some(now);
         }
         if qos == QoS::AtMostOnce {
             codec.encode(outgoing.packet(0, false, now), output);
+            queue.drop_front();
         } else {
+            let Some(outgoing) = queue.pop_front() else { return };
             // There is a free one, or it would still wait.
             let Ok(id) = self.in_flight.insert(On::Published, Entry::Publish(outgoing)) else { return };
             if let Some((_, Entry::Publish(outgoing))) = self.in_flight.get_mut(id) {
