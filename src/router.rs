@@ -12,6 +12,7 @@ use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 use node::{common_levels, first_edge, first_level, Label, Node};
+use smallvec::SmallVec;
 
 use crate::topic::Filter;
 
@@ -106,7 +107,7 @@ impl<V> Router<V> {
     fn walk(&self, text: Option<&str>, is_whole: bool, mut visit: impl FnMut(&Node<V>)) {
         // Where both children fit, '+' waits here: one at most for each level of the filters, not
         // of the topic.
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new();
         let mut next = Some((ROOT, text));
         while let Some((index, rest)) = next {
             let node = self.node(index);
@@ -301,33 +302,8 @@ struct Step<'f> {
 /// A node still to visit, and what is left of the topic there.
 type Visit<'t> = (u32, Option<&'t str>);
 
-/// A stack that allocates only beyond a depth that few topics have.
-#[derive(Default)]
-struct Waiting<'t> {
-    first: [Visit<'t>; 8],
-    used: usize,
-    /// Holds something only while `first` is full.
-    more: Vec<Visit<'t>>,
-}
-
-impl<'t> Waiting<'t> {
-    fn push(&mut self, visit: Visit<'t>) {
-        match self.first.get_mut(self.used) {
-            Some(slot) => {
-                *slot = visit;
-                self.used += 1;
-            }
-            None => self.more.push(visit),
-        }
-    }
-
-    fn pop(&mut self) -> Option<Visit<'t>> {
-        self.more.pop().or_else(|| {
-            self.used = self.used.checked_sub(1)?;
-            Some(self.first[self.used])
-        })
-    }
-}
+/// Allocates only beyond a depth that few topics have.
+type Waiting<'t> = SmallVec<[Visit<'t>; 8]>;
 
 const ROOT: u32 = 0;
 

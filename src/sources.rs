@@ -25,8 +25,8 @@ impl Source {
         Self { waker: flag.clone().into(), flag }
     }
 
-    /// Whether it may have something since it last had nothing. Whoever is told so asks it, or says that there is
-    /// [more](Self::note_more): it does not wake the task again before it was asked.
+    /// Whether it may have something. Whoever is told so asks until there is nothing, or says that there is
+    /// [more](Self::note_more): what has not been asked to its end does not wake the task.
     pub(crate) fn take_ready(&self) -> bool {
         // Read first: mostly it is not, and a swap costs as much as a lock.
         self.flag.may_be_ready.load(Ordering::Relaxed) && self.flag.may_be_ready.swap(false, Ordering::Acquire)

@@ -143,7 +143,9 @@ impl Receiving {
         let is_fresh = qos != QoS::ExactlyOnce || self.unreleased.insert(id);
         match &mut self.holds {
             None => {
-                self.acks.extend(ack);
+                if let Some(ack) = ack {
+                    self.acks.push_back(ack);
+                }
                 if is_fresh {
                     Arrival::Fresh
                 } else {

@@ -188,23 +188,16 @@ pub(super) fn decode(frame: Frame, buf: &mut BytesMut, aliases: &mut Known) -> R
 const WITHOUT_PROPERTIES: usize = 3;
 
 fn read_publish(mut publish: Raw, aliases: &mut Known) -> Result<Incoming, Error> {
-    let mut properties = Properties::default();
+    // Most have none, but for the identifiers of subscriptions.
+    let mut properties = None::<Box<Properties>>;
     let mut alias = None;
     let mut subscriptions = Vec::new();
     let mut fields = Fields::of(&mut publish.payload, PUBLISH)?;
     while let Some(identifier) = fields.next()? {
         match identifier {
-            PAYLOAD_FORMAT_INDICATOR => properties.payload_is_utf8 = fields.byte()? == 1,
-            MESSAGE_EXPIRY_INTERVAL => properties.message_expiry = Some(Duration::from_secs(fields.u32()?.into())),
             TOPIC_ALIAS => alias = Some(fields.u16()?),
-            // One that is not valid is nothing to answer to. It comes from another client, which must not be able to end
-            // this one's connection.
-            RESPONSE_TOPIC => properties.response_topic = Topic::from_wire(fields.text()?).ok(),
-            CORRELATION_DATA => properties.correlation_data = Some(fields.data()?),
-            CONTENT_TYPE => properties.content_type = Some(fields.string()?),
-            USER_PROPERTY => properties.user_properties.push(fields.pair()?),
             SUBSCRIPTION_IDENTIFIER => subscriptions.push(fields.number()?),
-            _ => return Err(fields.malformed()),
+            _ => read_property(identifier, &mut fields, properties.get_or_insert_default())?,
         }
     }
     let topic = match (publish.topic.is_empty(), alias) {
@@ -212,8 +205,24 @@ fn read_publish(mut publish: Raw, aliases: &mut Known) -> Result<Incoming, Error
         (false, Some(alias)) => aliases.resolve(alias, Some(publish.take_topic()?))?,
         (_, None) => publish.take_topic()?,
     };
-    let properties = (!properties.is_empty()).then(|| Box::new(properties));
+    let properties = properties.filter(|properties| !properties.is_empty());
     Ok(publish.into_incoming(topic, properties, subscriptions))
+}
+
+/// One that belongs to the message, whatever connection it comes by.
+fn read_property(identifier: u8, fields: &mut Fields<'_>, properties: &mut Properties) -> Result<(), Error> {
+    match identifier {
+        PAYLOAD_FORMAT_INDICATOR => properties.payload_is_utf8 = fields.byte()? == 1,
+        MESSAGE_EXPIRY_INTERVAL => properties.message_expiry = Some(Duration::from_secs(fields.u32()?.into())),
+        // One that is not valid is nothing to answer to. It comes from another client, which must not be able to end
+        // this one's connection.
+        RESPONSE_TOPIC => properties.response_topic = Topic::from_wire(fields.text()?).ok(),
+        CORRELATION_DATA => properties.correlation_data = Some(fields.data()?),
+        CONTENT_TYPE => properties.content_type = Some(fields.string()?),
+        USER_PROPERTY => properties.user_properties.push(fields.pair()?),
+        _ => return Err(fields.malformed()),
+    }
+    Ok(())
 }
 
 fn read_connack(packet: &mut Bytes) -> Result<Inbound, Error> {
