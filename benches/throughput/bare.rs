@@ -1,7 +1,8 @@
-//! The floor on Tokio: a task that owns the socket, as every client has one, and callers that ask it; no MQTT in between.
+//! The floor on Tokio: a task that owns the socket and a timer for the keep alive, as every client has them, and callers
+//! that ask it; no MQTT in between.
 //!
-//! What the agent takes over this is its own doing; what this takes over the blocking socket is what a runtime and a
-//! second task cost.
+//! What the agent takes over this is its own doing; what this takes over the blocking socket is what a runtime, a second
+//! task and a timer cost.
 
 use std::future::{poll_fn, Future};
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, Sleep};
 
 use crate::contender::QoS;
 use crate::floor::Floor;
@@ -31,7 +33,13 @@ struct Loop {
     waiting: Option<oneshot::Sender<()>>,
     input: BytesMut,
     output: BytesMut,
+    keep_alive: Pin<Box<Sleep>>,
 }
+
+/// More than a reply: a read that fills its buffer is followed by one that finds nothing.
+const BLOCK: usize = 4 * 1024;
+/// Longer than any run.
+const KEEP_ALIVE: Duration = Duration::from_secs(600);
 
 impl Bare {
     pub(crate) fn connect(runtime: &Runtime, broker: SocketAddr, qos: QoS) -> Self {
@@ -42,7 +50,9 @@ impl Bare {
             let socket = TcpStream::from_std(socket).expect("a TCP socket");
             let (input, output) = (BytesMut::new(), BytesMut::new());
             let reply_length = reply.len();
-            let mut looping = Loop { socket, calls: calls_in, request, reply_length, waiting: None, input, output };
+            let keep_alive = Box::pin(sleep(KEEP_ALIVE));
+            let mut looping =
+                Loop { socket, calls: calls_in, request, reply_length, waiting: None, input, output, keep_alive };
             tokio::spawn(async move { poll_fn(|cx| looping.poll(cx)).await });
         });
         Self { calls }
@@ -77,9 +87,9 @@ impl Loop {
             self.output.advance(written.expect("PUBLISH"));
         }
         loop {
-            self.input.reserve(self.reply_length);
+            self.input.reserve(BLOCK);
             let read = pin!(self.socket.read_buf(&mut self.input));
-            let Poll::Ready(read) = read.poll(cx) else { return Poll::Pending };
+            let Poll::Ready(read) = read.poll(cx) else { return self.keep_alive.as_mut().poll(cx) };
             if read.expect("the reply") == 0 {
                 return Poll::Ready(());
             }

@@ -47,7 +47,7 @@ fn page(results: &Results, seconds: u64) -> String {
         page,
         "Written by `{COMMAND}` on {}, from its own results; it took {} minutes. Do not edit: run it.\n\n\
          {}.\n\nThe broker has the last core for itself, the clients the others; each client is a process of its own, a \
-         new one for each column, and all do the same work in turn in each round. Figures are medians of up to 7 rounds, with the least and the \
+         new one for each column, and all do the same work in turn in each round. Figures are medians of up to 7 rounds, 21 for calls of 64 bytes one at a time, with the least and the \
          most in brackets; what takes a client more than three seconds it does once. The *null broker* \
          (`benches/throughput/null_broker.rs`) does nothing but answer, so that the client is what is measured; with \
          mosquitto both are. A dash is what a client cannot do, or what the table of the left-out says below.\n",
@@ -154,8 +154,9 @@ fn budgets(results: &Results, page: &mut String) {
     if let Some(ratio) = ratio(results, Setting::Null, "call", [bare, socket], P50) {
         let _ = writeln!(
             page,
-            "\nA blocking socket has one thread; every asynchronous client has a task that owns the socket and a caller that \
-             it wakes. That alone, without MQTT, takes {:.2} × of what the blocking socket takes (\"{}\" below).",
+            "\nA blocking socket has one thread; every asynchronous client has a task that owns the socket and a timer, \
+             and a caller that it wakes. That alone, without MQTT, takes {:.2} × of what the blocking socket takes (\"{}\" \
+             below).",
             ratio,
             bare.label
         );

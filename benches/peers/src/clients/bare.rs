@@ -1,7 +1,7 @@
-//! The floor on Tokio: a task that owns the socket, as every asynchronous client has one, and callers that ask it. It
-//! writes what was encoded before, and looks at nothing.
+//! The floor on Tokio: a task that owns the socket and a timer for the keep alive, as every asynchronous client has
+//! them, and callers that ask it. It writes what was encoded before, and looks at nothing.
 //!
-//! What it takes over the blocking socket is what a runtime and a second task cost.
+//! What it takes over the blocking socket is what a runtime, a second task and a timer cost.
 
 use std::future::{poll_fn, Future};
 use std::pin::{pin, Pin};
@@ -12,10 +12,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, Sleep};
 use tokio_rustls::TlsConnector;
 
 use super::socket::{publish, CONNECT, SUBSCRIBE};
-use super::{Client, Device};
+use super::{Client, Device, KEEP_ALIVE};
 use crate::endpoint::Endpoint;
 use crate::tls::client_config;
 
@@ -33,7 +34,11 @@ struct Loop<L> {
     waiting: Option<Call>,
     input: BytesMut,
     output: BytesMut,
+    keep_alive: Pin<Box<Sleep>>,
 }
+
+/// More than a reply of the usual size: a read that fills its buffer is followed by one that finds nothing.
+const BLOCK: usize = 4 * 1024;
 
 impl Client for Bare {
     async fn connect(broker: &Endpoint) -> Self {
@@ -78,7 +83,8 @@ impl Bare {
         line.read_exact(&mut [0; 5]).await.expect("SUBACK");
         let (sender, calls) = mpsc::channel(1);
         let (input, output) = (BytesMut::new(), BytesMut::new());
-        let mut looping = Loop { line, calls, waiting: None, input, output };
+        let keep_alive = Box::pin(sleep(KEEP_ALIVE));
+        let mut looping = Loop { line, calls, waiting: None, input, output, keep_alive };
         tokio::spawn(async move { poll_fn(|cx| looping.poll(cx)).await });
         Self(sender)
     }
@@ -97,9 +103,9 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Loop<L> {
         }
         let _ = Pin::new(&mut self.line).poll_flush(cx);
         loop {
-            self.input.reserve(self.waiting.as_ref().map_or(1, |call| call.reply_length));
+            self.input.reserve(self.waiting.as_ref().map_or(0, |call| call.reply_length).max(BLOCK));
             let read = pin!(self.line.read_buf(&mut self.input));
-            let Poll::Ready(read) = read.poll(cx) else { return Poll::Pending };
+            let Poll::Ready(read) = read.poll(cx) else { return self.keep_alive.as_mut().poll(cx) };
             if read.expect("the reply") == 0 {
                 return Poll::Ready(());
             }
