@@ -98,6 +98,8 @@ impl Receiving {
         self.unreleased.give_back();
         if let Some(holds) = &mut self.holds {
             holds.release(id);
+            // What its PUBREC kept back.
+            self.acks.extend(std::iter::from_fn(|| holds.pop()));
         }
         // Answered whether known or not, or the broker would repeat it for ever.
         self.acks.push_back(Ack::PubComp(id));

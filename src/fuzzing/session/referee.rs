@@ -45,6 +45,8 @@ struct Owed {
     number: u32,
     /// Otherwise another one may do for it, or the broker has done without.
     is_needed: bool,
+    /// The broker let go of the message.
+    is_released: bool,
 }
 
 impl Referee {
@@ -64,7 +66,7 @@ impl Referee {
     }
 
     pub(super) fn note_owed(&mut self, qos: QoS, id: PacketId, number: u32, is_needed: bool) {
-        self.owed.push_back(Owed { qos, id, number, is_needed });
+        self.owed.push_back(Owed { qos, id, number, is_needed, is_released: false });
     }
 
     /// The broker answers something, or lets go of a message.
@@ -87,7 +89,10 @@ impl Referee {
             }
             Inbound::PubRel(id) => {
                 let of_message = |owed: &&mut Owed| (owed.qos, owed.id) == (QoS::ExactlyOnce, *id);
-                self.owed.iter_mut().filter(of_message).for_each(|owed| owed.is_needed &= !self.is_holding);
+                for owed in self.owed.iter_mut().filter(of_message) {
+                    owed.is_needed &= !self.is_holding;
+                    owed.is_released = true;
+                }
                 self.completions.push_back(*id);
             }
             _ => {}
@@ -194,7 +199,9 @@ impl Referee {
             return;
         }
         assert!(self.completions.is_empty(), "{:?} are not answered", self.completions);
-        let first = self.owed.iter().find(|owed| owed.is_needed);
+        // A repetition waits for its message as that does, and what is behind it waits with it.
+        let keeps_back = |owed: &&Owed| owed.is_needed || !owed.is_released && !is_due(owed.number);
+        let first = self.owed.iter().find(keeps_back);
         assert!(!first.is_some_and(|owed| is_due(owed.number)), "{first:?} is kept back by nothing");
     }
 

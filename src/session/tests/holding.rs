@@ -423,3 +423,17 @@ fn a_broker_that_releases_what_it_has_no_pubrec_of_is_owed_none_and_leaves_nothi
     assert_eq!(bench.sent(), [Sent::PubAck(2)]);
     bench.session.receiving.assert_empty();
 }
+
+#[test]
+fn what_a_message_kept_back_is_acknowledged_when_the_broker_releases_that_message() {
+    let mut bench = holding(8);
+    let mut feed = feed(&mut bench);
+    bench.receive_publish("t", "1", QOS2, 1);
+    bench.receive_publish("t", "2", QOS1, 2);
+    let first = next(&mut feed);
+    next(&mut feed).ack();
+    assert_eq!(bench.sent(), []);
+    bench.receive(Inbound::PubRel(1));
+    assert_eq!(bench.sent(), [Sent::PubAck(2), Sent::PubComp(1)]);
+    drop(first);
+}
