@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mqtt_agent::Agent;
 
-use crate::contender::{all, Contender, Device, QoS, PAYLOAD};
+use crate::contender::{all, Contender, Device, QoS, KEEP_ALIVE, PAYLOAD};
 
 const AT_ONCE: usize = 10_000;
 
@@ -21,12 +21,10 @@ impl From<QoS> for mqtt_agent::QoS {
 }
 
 pub(crate) async fn connect(broker: SocketAddr) -> Agent {
-    // Longer than any run: while one client is measured, the others and the runtimes they are on stand still.
-    let run = Duration::from_secs(600);
     Agent::builder(&format!("mqtt://{broker}"))
         .expect("a valid URL")
-        .keep_alive(run)
-        .reply_linger(run)
+        .keep_alive(KEEP_ALIVE)
+        .reply_linger(KEEP_ALIVE)
         .connect()
         .await
         .expect("the broker accepts")

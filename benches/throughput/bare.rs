@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, Sleep};
 
-use crate::contender::QoS;
+use crate::contender::{QoS, KEEP_ALIVE};
 use crate::floor::Floor;
 
 #[derive(Clone)]
@@ -38,8 +38,6 @@ struct Loop {
 
 /// More than a reply: a read that fills its buffer is followed by one that finds nothing.
 const BLOCK: usize = 4 * 1024;
-/// Longer than any run.
-const KEEP_ALIVE: Duration = Duration::from_secs(600);
 
 impl Bare {
     pub(crate) fn connect(runtime: &Runtime, broker: SocketAddr, qos: QoS) -> Self {

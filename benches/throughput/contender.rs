@@ -7,6 +7,8 @@ use futures::future::join_all;
 use tokio::task::unconstrained;
 
 pub(crate) const PAYLOAD: [u8; 64] = [b'x'; 64];
+/// Longer than any run: while one client is measured, the others and the runtimes they are on stand still.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(600);
 
 /// The two levels that are compared; QoS 2 is two of the same round trips.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Packet, Publish};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::contender::{all, Contender, Device, QoS, PAYLOAD};
+use crate::contender::{all, Contender, Device, QoS, KEEP_ALIVE, PAYLOAD};
 
 /// No test has more requests under way, so that a full queue is never what is measured.
 const QUEUE: usize = 16 * 1024;
@@ -32,8 +32,7 @@ struct Waiting {
 impl Baseline {
     pub(crate) async fn connect(broker: SocketAddr) -> Self {
         let mut options = MqttOptions::new("event-loop", broker.ip().to_string(), broker.port());
-        // Longer than any run: while one client is measured, the others and the runtimes they are on stand still.
-        options.set_keep_alive(Duration::from_secs(600));
+        options.set_keep_alive(KEEP_ALIVE);
         options.set_inflight(u16::MAX);
         options.set_max_packet_size(1 << 20, 1 << 20);
         let mut network = NetworkOptions::new();

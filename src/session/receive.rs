@@ -74,7 +74,14 @@ impl Receiving {
         if let Some(id) = holds.settle(hold, settled) {
             self.unreleased.remove(&id);
         }
-        self.acks.extend(std::iter::from_fn(|| holds.pop()));
+        self.queue_freed();
+    }
+
+    /// Queues the acknowledgements that nothing keeps back any more.
+    fn queue_freed(&mut self) {
+        if let Some(holds) = &mut self.holds {
+            self.acks.extend(std::iter::from_fn(|| holds.pop()));
+        }
     }
 
     /// Whether a refusal may join a stream in which so many items wait.
@@ -99,7 +106,7 @@ impl Receiving {
         if let Some(holds) = &mut self.holds {
             holds.release(id);
             // What its PUBREC kept back.
-            self.acks.extend(std::iter::from_fn(|| holds.pop()));
+            self.queue_freed();
         }
         // Answered whether known or not, or the broker would repeat it for ever.
         self.acks.push_back(Ack::PubComp(id));
@@ -157,7 +164,7 @@ impl Receiving {
             Some(holds) if is_fresh => Arrival::Held(holds.hold(ack)),
             Some(holds) => {
                 holds.repeat(id);
-                self.acks.extend(std::iter::from_fn(|| holds.pop()));
+                self.queue_freed();
                 Arrival::Repetition
             }
         }

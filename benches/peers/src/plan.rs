@@ -88,7 +88,7 @@ const fn item(key: &'static str, work: Work) -> Item {
 }
 
 const fn also_over_tls(key: &'static str, work: Work) -> Item {
-    Item { key, work, over_tls: true, held: 0, times: 1 }
+    Item { over_tls: true, ..item(key, work) }
 }
 
 /// Where clients are told apart by a few of a hundred, which a few rounds do not show.
@@ -97,7 +97,7 @@ const fn often(item: Item) -> Item {
 }
 
 const fn holding(key: &'static str, held: usize) -> Item {
-    Item { key, work: Work::Receive { count: 200_000, size: 64 }, over_tls: false, held, times: 1 }
+    Item { held, ..item(key, Work::Receive { count: 200_000, size: 64 }) }
 }
 
 pub(crate) const ITEMS: [Item; 18] = [

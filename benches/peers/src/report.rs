@@ -47,8 +47,8 @@ fn page(results: &Results, seconds: u64) -> String {
         page,
         "Written by `{COMMAND}` on {}, from its own results; it took {} minutes. Do not edit: run it.\n\n\
          {}.\n\nThe broker has the last core for itself, the clients the others; each client is a process of its own, a \
-         new one for each column, and all do the same work in turn in each round. Figures are medians of up to 7 rounds, 21 for calls of 64 bytes one at a time, with the least and the \
-         most in brackets; what takes a client more than three seconds it does once. The *null broker* \
+         new one for each column, and all do the same work in turn in each round. Figures are medians of up to 7 rounds, \
+         21 for calls of 64 bytes one at a time, with the least and the most in brackets; what takes a client more than three seconds it does once. The *null broker* \
          (`benches/throughput/null_broker.rs`) does nothing but answer, so that the client is what is measured; with \
          mosquitto both are. A dash is what a client cannot do, or what the table of the left-out says below.\n",
         machine::date(),

@@ -28,10 +28,9 @@ impl Session {
             let expired = front.is_expired(now) && matches!(owner, Owner::Nobody);
             let left = self.publishes.is_abandoned(owner);
             let refused = self.terms().and_then(|terms| terms.check_publish(&front.publish).err());
-            // SUBSCRIBEs may hold the last identifiers; an acknowledgement frees one.
-            let is_full = || self.is_window_full() || self.in_flight.is_full();
             if !left && !expired && refused.is_none() {
-                if front.publish.qos != QoS::AtMostOnce && is_full() {
+                // SUBSCRIBEs may hold the last identifiers; an acknowledgement frees one.
+                if front.publish.qos != QoS::AtMostOnce && (self.is_window_full() || self.in_flight.is_full()) {
                     break;
                 }
                 self.transmit_front(codec, output, written_base, now);
